@@ -1,0 +1,229 @@
+/* manyhands/pool.h: run tasks on worker processes or threads of this machine.
+ *
+ *     static mh_err square(mh_task *task, void *ctx)
+ *     {
+ *         (void)ctx;
+ *         int64_t x;
+ *         if (mh_task_input(task).size != sizeof x)
+ *             return MH_ERR_INVALID;
+ *         memcpy(&x, mh_task_input(task).data, sizeof x);
+ *         x *= x;
+ *         return mh_task_reply(task, (mh_bytes){&x, sizeof x});
+ *     }
+ *
+ *     mh_pool *pool = NULL;
+ *     mh_future *f = NULL;
+ *     mh_buf *reply = NULL;
+ *     int64_t x = 7;
+ *     mh_err err = mh_pool_create(&pool, &(mh_pool_options){.run = square});
+ *     if (!err) err = mh_pool_submit(pool, (mh_bytes){&x, sizeof x}, NULL, &f);
+ *     if (!err) err = mh_future_take(f, MH_FOREVER, &reply);
+ *
+ * Threads: any thread may call any function here on one pool, unless its comment says otherwise.
+ * A pool does not survive a fork: in the child every function but mh_pool_destroy returns MH_ERR_FORKED,
+ * and mh_pool_destroy only frees memory.
+ */
+#ifndef MANYHANDS_POOL_H
+#define MANYHANDS_POOL_H
+
+#include "manyhands/base.h"
+#include "manyhands/process.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct mh_pool mh_pool;
+typedef struct mh_future mh_future; /* one task's result to come */
+typedef struct mh_stream mh_stream; /* many tasks' results, in order or as they come */
+typedef struct mh_block mh_block;   /* task memory that the workers see: written in place, never copied */
+typedef struct mh_task mh_task;     /* what a worker is running */
+
+/* ---- in the worker --------------------------------------------------------------------------- */
+
+/* Runs one task. MH_OK: the reply is the result. Anything else: the task failed (MH_ERR_TASK_FAILED is the usual
+ * code), and the reply describes the failure to the caller. */
+typedef mh_err (*mh_task_fn)(mh_task *task, void *ctx);
+
+/* The task's bytes, 64-byte aligned when they came in a block. owns: borrowed until the task function returns. */
+MH_API mh_bytes mh_task_input(const mh_task *task);
+/* Which attempt this is, from 1; the caller's tag; the task's number in its pool. */
+MH_API uint32_t mh_task_attempt(const mh_task *task);
+MH_API uint64_t mh_task_tag(const mh_task *task);
+MH_API uint64_t mh_task_id(const mh_task *task);
+/* Room for a reply of up to `size` bytes in shared memory, 64-byte aligned, to be written in place and then set with
+ * mh_task_reply_size. A second call replaces the first, keeping the common prefix. errors: NO_SPACE, TOO_LARGE.
+ * owns: the task; valid until the task function returns. */
+MH_API MH_NODISCARD mh_err mh_task_reply_reserve(mh_task *task, size_t size, void **out);
+/* How many of the reserved bytes are the reply. */
+MH_API void mh_task_reply_size(mh_task *task, size_t size);
+/* Copy `reply` in as the whole reply. errors: NO_SPACE, TOO_LARGE. */
+MH_API MH_NODISCARD mh_err mh_task_reply(mh_task *task, mh_bytes reply);
+/* The bytes that mh_pool_share gave the number `id`, mapped read-only. errors: NOT_FOUND. owns: borrowed until the
+ * task function returns. */
+MH_API MH_NODISCARD mh_err mh_task_shared(mh_task *task, uint32_t id, mh_bytes *out);
+
+/* Be a worker on the socket that the pool passed to this process (spawn and fork-server programs call this from
+ * their main). Returns when the pool closes, when this worker is to be recycled, or when the parent is gone. errors: CORRUPT the pool's
+ * memory is not valid; CLOSED the pool is gone. */
+typedef struct mh_worker_options {
+    mh_task_fn run;
+    mh_err (*initialize)(void *ctx); /* once, before the first task; not OK: the worker exits and counts as failed to start */
+    void (*finalize)(void *ctx);     /* once, before a clean exit */
+    void (*before_wait)(void *ctx);  /* around every sleep: e.g. release and take the interpreter's lock; may be NULL */
+    void (*after_wait)(void *ctx);
+    void *ctx;
+} mh_worker_options;
+MH_API MH_NODISCARD mh_err mh_worker_run(int socket, const mh_worker_options *options);
+
+/* ---- options --------------------------------------------------------------------------------- */
+
+typedef enum mh_worker_kind {
+    MH_WORKER_PROCESS = 0,
+    MH_WORKER_THREAD = 1
+} mh_worker_kind;
+
+typedef struct mh_pool_options {
+    size_t workers;                  /* 0: the cores that this process may use */
+    mh_worker_kind kind;
+    mh_start_method start;           /* how worker processes start; 0: fork, or the fork server when this process has threads */
+    const char *const *worker_argv;  /* program of a spawned worker or an exec'ed fork server; its socket's number replaces the argument "{socket}" */
+    mh_worker_options worker;        /* for fork and threads; an exec'ed program passes its own to mh_worker_run */
+    mh_task_fn run;                  /* short for worker.run when only that is needed */
+    size_t max_tasks_per_worker;     /* recycle a worker after so many tasks; 0: never */
+    size_t max_worker_bytes;         /* recycle a worker whose resident memory is above this after a task; 0: never */
+    bool pin;                        /* bind each worker to a core (hwloc), spread over the machine */
+    size_t slots;                    /* slots for each worker, a power of two; 0: 256 */
+    size_t max_bytes;                /* bound on shared memory for tasks and for each worker's replies; 0: half of the machine's memory */
+    int64_t spin_ns;                 /* how long a waiter may spin before it sleeps; 0: adapts, never on one core; negative: never */
+    uint32_t max_start_failures;     /* consecutive workers that end before taking a task until the pool is broken; 0: 16 */
+} mh_pool_options;
+
+typedef struct mh_submit_options {
+    uint64_t tag;           /* the caller's; comes back with the result */
+    uint32_t lost_retries;  /* further attempts after a worker died while running it */
+    uint32_t failed_retries;/* further attempts after it failed (returned an error) */
+    int64_t timeout_ns;     /* for each attempt, from its start; 0: none. Too late: the worker is killed, the task gets MH_ERR_TIMEOUT */
+} mh_submit_options;
+
+/* ---- results --------------------------------------------------------------------------------- */
+
+typedef struct mh_result {
+    uint64_t tag;
+    uint64_t task_id;
+    mh_err err;        /* OK; TASK_FAILED or the task's own code (reply describes it); WORKER_LOST; POISON_TASK; TIMEOUT; CANCELLED; NO_SPACE */
+    uint32_t attempts; /* how many attempts were started */
+    int32_t signal;    /* what killed the last worker, or 0 */
+    int32_t exit_code; /* how the last worker exited when no signal killed it */
+    int32_t worker_pid;
+    mh_bytes reply;    /* 64-byte aligned when larger than a slot; writable by its borrower; valid until mh_result_release */
+    void *owner;       /* what keeps reply alive */
+} mh_result;
+
+/* Give back what a result borrows. Accepts a zeroed result. The pool may be destroyed before: its memory lives as long as results borrow it. */
+MH_API void mh_result_release(mh_result *result);
+
+/* ---- the pool's life ------------------------------------------------------------------------- */
+
+/* Start a pool. errors: INVALID names the option; NO_MEMORY; NO_SPACE; SYSTEM; UNSUPPORTED (pinning without hwloc). */
+MH_API MH_NODISCARD mh_err mh_pool_create(mh_pool **out, const mh_pool_options *options);
+/* No more tasks; what was accepted goes on. */
+MH_API void mh_pool_close(mh_pool *pool);
+/* Stop hard: running workers are killed, every unfinished task gets MH_ERR_CANCELLED. */
+MH_API void mh_pool_terminate(mh_pool *pool);
+/* Wait until a closed or terminated pool has finished all tasks and its workers are gone. errors: INVALID neither closed
+ * nor terminated; TIMEOUT; INTERRUPTED. */
+MH_API MH_NODISCARD mh_err mh_pool_join(mh_pool *pool, mh_deadline until);
+/* terminate, join and free. */
+MH_API void mh_pool_destroy(mh_pool **pool);
+
+/* ---- submitting ------------------------------------------------------------------------------ */
+
+/* Hand in one task; its bytes are copied. `f` may be NULL when nobody wants the result. errors: CLOSED the pool takes no more (or is broken: detail
+ * says why); TOO_LARGE; NO_SPACE; NO_MEMORY. Never blocks. owns: the caller releases *f. */
+MH_API MH_NODISCARD mh_err mh_pool_submit(mh_pool *pool, mh_bytes task, const mh_submit_options *options, mh_future **f);
+/* A block of `size` bytes (64-byte aligned) to write a task into. errors: NO_SPACE, TOO_LARGE. owns: the caller, until it is given or destroyed. */
+MH_API MH_NODISCARD mh_err mh_block_create(mh_block **out, mh_pool *pool, size_t size);
+MH_API void *mh_block_data(mh_block *block);
+MH_API void mh_block_destroy(mh_block **block);
+/* Hand in a task written in a block, of which the first `size` bytes count. Takes *block on success. errors: as mh_pool_submit. */
+MH_API MH_NODISCARD mh_err mh_pool_submit_block(mh_pool *pool, mh_block **block, size_t size, const mh_submit_options *options, mh_future **f);
+/* Give bytes to all workers, present and future, under a number that tasks may use (functions, models). errors: NO_SPACE, NO_MEMORY. */
+MH_API MH_NODISCARD mh_err mh_pool_share(mh_pool *pool, mh_bytes bytes, uint32_t *id);
+/* Take them back. The caller knows that no unfinished task uses the number. */
+MH_API void mh_pool_unshare(mh_pool *pool, uint32_t id);
+
+/* ---- futures --------------------------------------------------------------------------------- */
+
+/* Wait until the task has finished, been given up or cancelled. errors: TIMEOUT, INTERRUPTED (a signal handler ran). */
+MH_API MH_NODISCARD mh_err mh_future_wait(mh_future *f, mh_deadline until);
+MH_API bool mh_future_is_done(const mh_future *f);
+/* Wait and borrow the result: result->err tells how the task ended. May be called once; release it afterwards. errors: TIMEOUT, INTERRUPTED, INVALID taken already. */
+MH_API MH_NODISCARD mh_err mh_future_result(mh_future *f, mh_deadline until, mh_result *result);
+/* Wait and take a copy of the reply. errors: those of waiting, and the task's own err (with its reply, if any, in *reply). owns: the caller. */
+MH_API MH_NODISCARD mh_err mh_future_take(mh_future *f, mh_deadline until, mh_buf **reply);
+/* Ask that it does not run. True when it will not (its result is MH_ERR_CANCELLED); false when it runs already or is done. */
+MH_API bool mh_future_cancel(mh_future *f);
+/* Call fn(f, ctx) once when it is done: at once if it is done already, else from whichever thread drives the pool; no lock is held. errors: NO_MEMORY. */
+MH_API MH_NODISCARD mh_err mh_future_on_done(mh_future *f, void (*fn)(mh_future *f, void *ctx), void *ctx);
+MH_API void mh_future_release(mh_future **f);
+
+/* ---- streams: lazy iteration with back-pressure ---------------------------------------------- */
+
+typedef struct mh_stream_options {
+    bool ordered;               /* results come in the order of submission, else as they finish */
+    size_t window;              /* most tasks submitted and not yet taken; 0: 4 for each worker's slots... see mh_stream_room */
+    mh_submit_options defaults; /* for every task; tag is set for each */
+} mh_stream_options;
+
+MH_API MH_NODISCARD mh_err mh_stream_create(mh_stream **out, mh_pool *pool, const mh_stream_options *options);
+/* How many more tasks may be handed in now before one must be taken. */
+MH_API size_t mh_stream_room(mh_stream *s);
+/* Hand in a task. errors: FULL the window is used up (take first); else as mh_pool_submit. */
+MH_API MH_NODISCARD mh_err mh_stream_submit(mh_stream *s, mh_bytes task, uint64_t tag);
+MH_API MH_NODISCARD mh_err mh_stream_submit_block(mh_stream *s, mh_block **block, size_t size, uint64_t tag);
+/* Hand in `count` tasks of `size` bytes each that lie one after the other, with tags tag, tag+1, ...: one lock, one wake. *taken of them
+ * were accepted (fewer when the window is full). errors: as mh_stream_submit when none was. */
+MH_API MH_NODISCARD mh_err mh_stream_submit_many(mh_stream *s, const void *tasks, size_t size, size_t count, uint64_t tag, size_t *taken);
+/* The next result. errors: EMPTY nothing is outstanding; TIMEOUT; INTERRUPTED. */
+MH_API MH_NODISCARD mh_err mh_stream_take(mh_stream *s, mh_deadline until, mh_result *result);
+/* Up to `capacity` results that are there now, waiting only for the first; *count of them. errors: as mh_stream_take. */
+MH_API MH_NODISCARD mh_err mh_stream_take_many(mh_stream *s, mh_deadline until, mh_result *results, size_t capacity, size_t *count);
+/* Cancel what has not started; results go on coming (as MH_ERR_CANCELLED). */
+MH_API void mh_stream_cancel(mh_stream *s);
+/* Cancel, drop every result, free. Does not wait for what runs. */
+MH_API void mh_stream_destroy(mh_stream **s);
+
+/* ---- map over plain arrays in shared memory: copies nothing ---------------------------------- */
+
+/* Computes out[0..count) from in[0..count); ctx points to a copy of the caller's ctx bytes. Not OK ends the map with that error. */
+typedef mh_err (*mh_map_fn)(const void *in, void *out, size_t count, const void *ctx);
+typedef struct mh_map_options {
+    size_t chunk;             /* items in each task; 0: adapts to the measured time of an item */
+    mh_bytes ctx;             /* copied to every chunk */
+    mh_submit_options submit; /* retries and timeout of each chunk */
+    void (*progress)(size_t done, size_t count, void *progress_ctx); /* from the calling thread; may be NULL */
+    void *progress_ctx;
+} mh_map_options;
+/* in and out lie in memory that the workers share: mh_shm segments attached with mh_pool_attach or mapped before the pool was created by fork, or any
+ * memory for a pool of threads. fn lies in the program (fork, threads). errors: INVALID an array is not visible to the workers; the first
+ * failing chunk's error, after all running chunks ended; INTERRUPTED, after cancelling. */
+MH_API MH_NODISCARD mh_err mh_pool_map(mh_pool *pool, mh_map_fn fn, const void *in, size_t in_size, void *out, size_t out_size, size_t count,
+                                       const mh_map_options *options);
+
+/* ---- looking in ------------------------------------------------------------------------------ */
+
+typedef struct mh_pool_stats {
+    size_t workers;                 /* alive now */
+    uint64_t submitted, finished, failed, cancelled, lost, retried, late_answers;
+    uint64_t workers_started, workers_lost, workers_recycled;
+    size_t request_bytes, reply_bytes; /* shared memory in use */
+} mh_pool_stats;
+MH_API void mh_pool_stats_read(mh_pool *pool, mh_pool_stats *out);
+/* Process numbers of the live workers; *count in: capacity, out: how many there are. */
+MH_API void mh_pool_pids(mh_pool *pool, int32_t *pids, size_t *count);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,22 @@
+/* Who a process or thread is: an identity that a reused number cannot forge, and whether it still lives. */
+#ifndef MH_OS_IDENTITY_H
+#define MH_OS_IDENTITY_H
+
+#include "manyhands/base.h"
+
+/* A thread (or, with the process's number, a process) of this boot: its kernel number in the low 32 bits and, in the
+ * high 32, the time at which it started (clock ticks since boot). 0 is nobody. One 64-bit word, so that it is written by one instruction. */
+typedef uint64_t mh__identity;
+
+/* The calling thread, or the calling process. Cached; correct after a fork. */
+mh__identity mh__os_self_thread(void);
+mh__identity mh__os_self_process(void);
+/* The identity of another process now, or 0 when there is none such. */
+mh__identity mh__os_identity_of(int32_t pid);
+/* False when it has ended (a zombie has ended), or when its number now belongs to another. Costs a file read
+ * (about 5 us): call it after a wait has run out, not before. */
+bool mh__os_is_alive(mh__identity who);
+
+static inline int32_t mh__identity_number(mh__identity who) { return (int32_t)(uint32_t)who; }
+
+#endif

@@ -1,0 +1,79 @@
+#!/bin/sh
+# Install what is missing:  tools/setup.sh [GROUP...]   groups: build (the default) test bench docs long fresh
+#
+# Debian packages and Python packages of each group come from pyproject.toml; the latter go into .venv, made
+# with $PYTHON (default python3). A stamp keyed to pyproject.toml makes a second run do nothing.
+set -eu
+cd "$(dirname "$0")/.."
+venv=.venv
+[ $# -gt 0 ] || set -- build
+
+list() { tools/toml_list.sh pyproject.toml "$@"; }
+die() { echo "setup: $*" >&2; exit 1; }
+
+# A stamp holds what its group was installed from; another Python or another pyproject.toml makes it stale.
+recipe="$(cksum pyproject.toml tools/setup.sh) ${PYTHON:-default}"
+is_done() { [ "$(cat "$venv/.setup-$1" 2>/dev/null)" = "$recipe" ]; }
+
+groups=
+for group; do is_done "$group" || groups="$groups $group"; done
+[ -n "$groups" ] || exit 0
+
+# ---- Debian packages ----
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo "$@"
+    else die "cannot install$missing: neither root nor sudo; install them and run this again"
+    fi
+}
+
+# Status by package; a package that only left its configuration behind counts as missing.
+is_installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; }
+is_known() { apt-cache show --no-all-versions "$1" >/dev/null 2>&1; }
+
+missing=
+for group in $groups; do
+    packages=$(list tool.manyhands.debian "$group")
+    for package in $packages; do is_installed "$package" || missing="$missing $package"; done
+done
+if [ -n "$missing" ]; then
+    command -v apt-get >/dev/null || die "not a Debian system: install what corresponds to$missing"
+    echo "setup: installing$missing"
+    # Lists are refreshed only when they know nothing of a package, or when what they name is gone from the mirror.
+    update=false
+    for package in $missing; do is_known "$package" || update=true; done
+    if $update; then as_root apt-get update -q; fi
+    install="env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends"
+    # shellcheck disable=SC2086  # lists of words
+    as_root $install $missing </dev/null || {
+        $update && die "apt-get could not install$missing"
+        as_root apt-get update -q
+        as_root $install $missing </dev/null
+    }
+fi
+
+# ---- Python packages ----
+
+python=${PYTHON:-python3}
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || die "$python is older than 3.10: set PYTHON"
+# A virtual environment whose Python is another one, or gone, is made anew.
+wanted=$("$python" -c 'import sys; print(sys.version, sys.base_prefix)')
+if [ "$wanted" != "$("$venv/bin/python" -c 'import sys; print(sys.version, sys.base_prefix)' 2>/dev/null || true)" ]; then
+    echo "setup: making $venv with $("$python" --version)"
+    "$python" -m venv --clear "$venv"
+fi
+
+requirements=
+for group in $groups; do
+    case $group in
+    build) requirements="$requirements $(list build-system requires) $(list project dependencies)" ;;
+    test | bench | docs) requirements="$requirements $(list project.optional-dependencies "$group")" ;;
+    esac
+done
+if [ -n "$requirements" ]; then
+    # shellcheck disable=SC2086
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check $requirements
+fi
+
+for group in $groups; do printf '%s\n' "$recipe" >"$venv/.setup-$group"; done
