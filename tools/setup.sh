@@ -3,7 +3,7 @@
 #
 # Debian packages and Python packages of each group come from pyproject.toml; the latter go into .venv, made
 # with $PYTHON (default python3). A stamp keyed to pyproject.toml makes a second run do nothing.
-set -eu
+set -euf
 cd "$(dirname "$0")/.."
 venv=.venv
 [ $# -gt 0 ] || set -- build
@@ -12,7 +12,7 @@ list() { tools/toml_list.sh pyproject.toml "$@"; }
 die() { echo "setup: $*" >&2; exit 1; }
 
 # A stamp holds what its group was installed from; another Python or another pyproject.toml makes it stale.
-recipe="$(cksum pyproject.toml tools/setup.sh) ${PYTHON:-default}"
+recipe="$(cksum pyproject.toml tools/setup.sh) ${PYTHON:-python3}"
 is_done() { [ "$(cat "$venv/.setup-$1" 2>/dev/null)" = "$recipe" ]; }
 
 groups=
@@ -71,9 +71,8 @@ for group in $groups; do
     test | bench | docs) requirements="$requirements $(list project.optional-dependencies "$group")" ;;
     esac
 done
-if [ -n "$requirements" ]; then
-    # shellcheck disable=SC2086
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check $requirements
-fi
+# shellcheck disable=SC2086
+set -- $requirements
+[ $# = 0 ] || "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
 
 for group in $groups; do printf '%s\n' "$recipe" >"$venv/.setup-$group"; done

@@ -20,14 +20,16 @@
  *     if (!err) err = mh_future_take(f, MH_FOREVER, &reply);
  *
  * Threads: any thread may call any function here on one pool, unless its comment says otherwise.
- * A pool does not survive a fork: in the child every function but mh_pool_destroy returns MH_ERR_FORKED,
- * and mh_pool_destroy only frees memory.
+ * A pool does not survive a fork: in the child every function but those that release returns MH_ERR_FORKED (or does nothing), releasing does
+ * nothing, and mh_pool_destroy only closes the copies of the descriptors.
+ * Workers that this program forks ignore SIGINT: Ctrl-C is for the pool's owner, with whom they end.
  */
 #ifndef MANYHANDS_POOL_H
 #define MANYHANDS_POOL_H
 
 #include "manyhands/base.h"
 #include "manyhands/process.h"
+#include "manyhands/shm.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -45,12 +47,15 @@ typedef struct mh_task mh_task;     /* what a worker is running */
  * code), and the reply describes the failure to the caller. */
 typedef mh_err (*mh_task_fn)(mh_task *task, void *ctx);
 
-/* The task's bytes, 64-byte aligned when they came in a block. owns: borrowed until the task function returns. */
+/* The task's bytes: 64-byte aligned when they came in a block or are more than 88, else 8-byte aligned. owns: borrowed until the task
+ * function returns. */
 MH_API mh_bytes mh_task_input(const mh_task *task);
 /* Which attempt this is, from 1; the caller's tag; the task's number in its pool. */
 MH_API uint32_t mh_task_attempt(const mh_task *task);
 MH_API uint64_t mh_task_tag(const mh_task *task);
 MH_API uint64_t mh_task_id(const mh_task *task);
+/* The same bytes, which the task may write over because no later attempt can follow; NULL when one can. */
+MH_API void *mh_task_input_writable(const mh_task *task);
 /* Room for a reply of up to `size` bytes in shared memory, 64-byte aligned, to be written in place and then set with
  * mh_task_reply_size. A second call replaces the first, keeping the common prefix. errors: NO_SPACE, TOO_LARGE.
  * owns: the task; valid until the task function returns. */
@@ -75,6 +80,9 @@ typedef struct mh_worker_options {
     void *ctx;
 } mh_worker_options;
 MH_API MH_NODISCARD mh_err mh_worker_run(int socket, const mh_worker_options *options);
+/* What the children of an exec'ed fork server run (an mh_child_fn): the program of options.worker_argv calls mh_forkserver_serve with it
+ * as `entry` and its mh_worker_options as `ctx`. Returns the exit code. */
+MH_API int mh_worker_child(mh_bytes message, const int *fds, size_t fd_count, void *options);
 
 /* ---- options --------------------------------------------------------------------------------- */
 
@@ -86,12 +94,15 @@ typedef enum mh_worker_kind {
 typedef struct mh_pool_options {
     size_t workers;                  /* 0: the cores that this process may use */
     mh_worker_kind kind;
-    mh_start_method start;           /* how worker processes start; 0: fork, or the fork server when this process has threads */
+    mh_start_method start;           /* how worker processes start; 0: fork, or the fork server when this process has threads. Fork and fork server
+                                      * both go through a single-threaded server made here (see mh_forkserver): for fork, and without worker_argv, a
+                                      * fork of this process; with the fork server and worker_argv, that program */
     const char *const *worker_argv;  /* program of a spawned worker or an exec'ed fork server; its socket's number replaces the argument "{socket}" */
     mh_worker_options worker;        /* for fork and threads; an exec'ed program passes its own to mh_worker_run */
-    mh_task_fn run;                  /* short for worker.run when only that is needed */
+    mh_task_fn run;                  /* short for worker.run when only that is needed; a pool without either runs maps only */
     size_t max_tasks_per_worker;     /* recycle a worker after so many tasks; 0: never */
-    size_t max_worker_bytes;         /* recycle a worker whose resident memory is above this after a task; 0: never */
+    size_t max_worker_bytes;         /* recycle a worker process whose own resident memory (shared segments not counted) is above this after a task,
+                                      * looked at every 2 ms; 0: never */
     bool pin;                        /* bind each worker to a core (hwloc), spread over the machine */
     size_t slots;                    /* slots for each worker, a power of two; 0: 256 */
     size_t max_bytes;                /* bound on shared memory for tasks and for each worker's replies; 0: half of the machine's memory */
@@ -103,7 +114,8 @@ typedef struct mh_submit_options {
     uint64_t tag;           /* the caller's; comes back with the result */
     uint32_t lost_retries;  /* further attempts after a worker died while running it */
     uint32_t failed_retries;/* further attempts after it failed (returned an error) */
-    int64_t timeout_ns;     /* for each attempt, from its start; 0: none. Too late: the worker is killed, the task gets MH_ERR_TIMEOUT */
+    int64_t timeout_ns;     /* for each attempt, from its start; 0: none. Too late: the worker is killed, the task gets MH_ERR_TIMEOUT and is not
+                             * tried again. A thread can't be killed: it is left alone, replaced, and joined by mh_pool_destroy, which waits for it */
 } mh_submit_options;
 
 /* ---- results --------------------------------------------------------------------------------- */
@@ -122,10 +134,12 @@ typedef struct mh_result {
 
 /* Give back what a result borrows. Accepts a zeroed result. The pool may be destroyed before: its memory lives as long as results borrow it. */
 MH_API void mh_result_release(mh_result *result);
+/* The same for many at once. */
+MH_API void mh_results_release(mh_result *results, size_t count);
 
 /* ---- the pool's life ------------------------------------------------------------------------- */
 
-/* Start a pool. errors: INVALID names the option; NO_MEMORY; NO_SPACE; SYSTEM; UNSUPPORTED (pinning without hwloc). */
+/* Start a pool; NULL is all defaults. errors: INVALID names the option; NO_MEMORY; NO_SPACE; SYSTEM; UNSUPPORTED (pinning without hwloc). */
 MH_API MH_NODISCARD mh_err mh_pool_create(mh_pool **out, const mh_pool_options *options);
 /* No more tasks; what was accepted goes on. */
 MH_API void mh_pool_close(mh_pool *pool);
@@ -134,7 +148,8 @@ MH_API void mh_pool_terminate(mh_pool *pool);
 /* Wait until a closed or terminated pool has finished all tasks and its workers are gone. errors: INVALID neither closed
  * nor terminated; TIMEOUT; INTERRUPTED. */
 MH_API MH_NODISCARD mh_err mh_pool_join(mh_pool *pool, mh_deadline until);
-/* terminate, join and free. */
+/* terminate, join and free: nothing of the pool is left but what results, futures, blocks and streams still hold. Waits for the tasks that
+ * threads are running. */
 MH_API void mh_pool_destroy(mh_pool **pool);
 
 /* ---- submitting ------------------------------------------------------------------------------ */
@@ -162,9 +177,11 @@ MH_API bool mh_future_is_done(const mh_future *f);
 MH_API MH_NODISCARD mh_err mh_future_result(mh_future *f, mh_deadline until, mh_result *result);
 /* Wait and take a copy of the reply. errors: those of waiting, and the task's own err (with its reply, if any, in *reply). owns: the caller. */
 MH_API MH_NODISCARD mh_err mh_future_take(mh_future *f, mh_deadline until, mh_buf **reply);
-/* Ask that it does not run. True when it will not (its result is MH_ERR_CANCELLED); false when it runs already or is done. */
+/* Ask that it does not run. True when it will not (its result is MH_ERR_CANCELLED); false when it runs already (it then ends with this
+ * attempt, whatever its retries) or is done. */
 MH_API bool mh_future_cancel(mh_future *f);
-/* Call fn(f, ctx) once when it is done: at once if it is done already, else from whichever thread drives the pool; no lock is held. errors: NO_MEMORY. */
+/* Call fn(f, ctx) once when it is done: at once if it is done already, else from the pool's own thread, one callback after the other in the
+ * order in which tasks end. No lock is held, and it may use the pool; but while it runs no other is called. errors: NO_MEMORY. */
 MH_API MH_NODISCARD mh_err mh_future_on_done(mh_future *f, void (*fn)(mh_future *f, void *ctx), void *ctx);
 MH_API void mh_future_release(mh_future **f);
 
@@ -172,10 +189,11 @@ MH_API void mh_future_release(mh_future **f);
 
 typedef struct mh_stream_options {
     bool ordered;               /* results come in the order of submission, else as they finish */
-    size_t window;              /* most tasks submitted and not yet taken; 0: 4 for each worker's slots... see mh_stream_room */
+    size_t window;              /* most tasks submitted and not yet taken; 0: twice the slots of all workers (16,777,216 at most) */
     mh_submit_options defaults; /* for every task; tag is set for each */
 } mh_stream_options;
 
+/* owns: the caller; it may outlive the pool. errors: NO_MEMORY. */
 MH_API MH_NODISCARD mh_err mh_stream_create(mh_stream **out, mh_pool *pool, const mh_stream_options *options);
 /* How many more tasks may be handed in now before one must be taken. */
 MH_API size_t mh_stream_room(mh_stream *s);
@@ -205,9 +223,16 @@ typedef struct mh_map_options {
     void (*progress)(size_t done, size_t count, void *progress_ctx); /* from the calling thread; may be NULL */
     void *progress_ctx;
 } mh_map_options;
-/* in and out lie in memory that the workers share: mh_shm segments attached with mh_pool_attach or mapped before the pool was created by fork, or any
- * memory for a pool of threads. fn lies in the program (fork, threads). errors: INVALID an array is not visible to the workers; the first
- * failing chunk's error, after all running chunks ended; INTERRUPTED, after cancelling. */
+/* Let all workers, present and future, see a segment, so that mh_pool_map accepts arrays in it wherever it is mapped. The caller keeps it;
+ * it is to be detached before it is destroyed. errors: LIMIT (1024 segments); NO_MEMORY; SYSTEM. Thread pools do not need it. */
+MH_API MH_NODISCARD mh_err mh_pool_attach(mh_pool *pool, const mh_shm *shm);
+MH_API void mh_pool_detach(mh_pool *pool, const mh_shm *shm);
+
+/* in and out (they may be the same) lie in memory that the workers share: in attached segments; or, when workers are started by fork, in
+ * any memory that was mapped as shared before the pool was created and still is; or, for a pool of threads, anywhere. fn lies in the program
+ * (fork, threads). Either array may be NULL with size 0 where fn does not use it.
+ * errors: INVALID an array is not visible to the workers; UNSUPPORTED the workers run a program of their own; the first failing chunk's
+ * error, after all running chunks ended; INTERRUPTED (a signal handler ran) likewise; those of mh_pool_submit. */
 MH_API MH_NODISCARD mh_err mh_pool_map(mh_pool *pool, mh_map_fn fn, const void *in, size_t in_size, void *out, size_t out_size, size_t count,
                                        const mh_map_options *options);
 
@@ -217,7 +242,7 @@ typedef struct mh_pool_stats {
     size_t workers;                 /* alive now */
     uint64_t submitted, finished, failed, cancelled, lost, retried, late_answers;
     uint64_t workers_started, workers_lost, workers_recycled;
-    size_t request_bytes, reply_bytes; /* shared memory in use */
+    size_t request_bytes, reply_bytes; /* shared memory in use: by tasks and what is shared; by replies that are not released */
 } mh_pool_stats;
 MH_API void mh_pool_stats_read(mh_pool *pool, mh_pool_stats *out);
 /* Process numbers of the live workers; *count in: capacity, out: how many there are. */

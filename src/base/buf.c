@@ -1,4 +1,6 @@
 /* mh_buf: bytes with one owner, in one allocation that grows by half. */
+#include "base/buf.h"
+
 #include "base/error.h"
 #include "base/memory.h"
 
@@ -9,14 +11,14 @@ struct mh_buf {
     size_t size, capacity;
 };
 
-mh_err mh_buf_create(mh_buf **out, size_t size)
+static mh_err create(mh_buf **out, size_t size, bool clear)
 {
     *out = NULL;
     mh_buf *b = mh__alloc(sizeof *b);
     if (!b)
         return MH_ERR_NO_MEMORY;
     b->size = b->capacity = size;
-    b->data = size ? mh__calloc(1, size) : NULL;
+    b->data = !size ? NULL : clear ? mh__calloc(1, size) : mh__alloc(size);
     if (size && !b->data) {
         mh__free(b);
         return MH_ERR_NO_MEMORY;
@@ -24,6 +26,9 @@ mh_err mh_buf_create(mh_buf **out, size_t size)
     *out = b;
     return MH_OK;
 }
+
+mh_err mh_buf_create(mh_buf **out, size_t size) { return create(out, size, true); }
+mh_err mh__buf_create_unset(mh_buf **out, size_t size) { return create(out, size, false); }
 
 mh_err mh_buf_copy(mh_buf **out, mh_bytes from)
 {

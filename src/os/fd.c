@@ -78,6 +78,24 @@ static mh_err wait_for(int fd, short events, mh_deadline until)
 mh_err mh__os_wait_readable(int fd, mh_deadline until) { return wait_for(fd, POLLIN, until); }
 mh_err mh__os_wait_writable(int fd, mh_deadline until) { return wait_for(fd, POLLOUT, until); }
 
+mh_err mh__os_wait_any(const int *fds, size_t count, mh_deadline until, unsigned *ready)
+{
+    struct pollfd p[8];
+    int64_t left = mh__os_left_ns(until);
+    struct timespec ts = {.tv_sec = left / MH_SECOND, .tv_nsec = left % MH_SECOND};
+    *ready = 0;
+    if (count > MH__COUNT_OF(p))
+        return mh__fail(MH_ERR_LIMIT, "waiting for %zu descriptors", count);
+    for (size_t i = 0; i < count; i++)
+        p[i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
+    int rc = ppoll(p, (nfds_t)count, until == MH_FOREVER ? NULL : &ts, NULL);
+    if (rc < 0)
+        return errno == EINTR ? MH_ERR_INTERRUPTED : mh__fail_os(errno, "poll");
+    for (size_t i = 0; i < count; i++)
+        *ready |= p[i].revents ? 1u << i : 0;
+    return rc ? MH_OK : MH_ERR_TIMEOUT;
+}
+
 static mh_err socket_error(int saved_errno, const char *what)
 {
     if (saved_errno == EPIPE || saved_errno == ECONNRESET || saved_errno == ENOTCONN)
@@ -168,6 +186,18 @@ mh_err mh__os_receive(int sock, void *buffer, size_t capacity, size_t *size, int
         *size = (size_t)got;
         return MH_OK;
     }
+}
+
+bool mh__os_is_hung_up(int sock)
+{
+    struct pollfd p = {.fd = sock, .events = POLLRDHUP};
+    return poll(&p, 1, 0) > 0 && p.revents & (POLLHUP | POLLRDHUP | POLLNVAL);
+}
+
+mh_err mh__os_duplicate(int *out, int fd)
+{
+    *out = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    return *out < 0 ? mh__fail_os(errno, "duplicating descriptor %d", fd) : MH_OK;
 }
 
 mh_err mh__os_poller_open(int *out)

@@ -30,6 +30,15 @@ mh_err mh__os_receive(int sock, void *buffer, size_t capacity, size_t *size, int
 mh_err mh__os_wait_readable(int fd, mh_deadline until);
 mh_err mh__os_wait_writable(int fd, mh_deadline until);
 
+/* Whether nobody has the other end of this socket any more; one cheap system call. */
+bool mh__os_is_hung_up(int sock);
+/* Another descriptor (close-on-exec) of the same thing. */
+mh_err mh__os_duplicate(int *out, int fd);
+
+/* Wait until any of up to 8 descriptors is readable or hung up; bit i of *ready stands for fds[i]. errors: TIMEOUT; INTERRUPTED a
+ * signal handler ran (an ignored signal does not end it, as it does end a poller's wait). */
+mh_err mh__os_wait_any(const int *fds, size_t count, mh_deadline until, unsigned *ready);
+
 /* A set of descriptors to wait on, each with a number of the caller's. */
 mh_err mh__os_poller_open(int *out);
 mh_err mh__os_poller_add(int poller, int fd, uint64_t tag);

@@ -22,9 +22,35 @@ static void forget(void)
 
 __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, forget); }
 
-/* Field 22 of /proc/<number>/stat (start time) and field 3 (state). The name in field 2 may hold anything, so
- * parsing starts after the last ')'. Returns false when there is no such thread. */
-static bool read_stat(int32_t number, uint32_t *start, char *state)
+typedef struct thread_stat {
+    uint32_t start;
+    uint32_t threads; /* of its process */
+    char state;
+} thread_stat;
+
+/* Fields 3 (state), 20 (threads) and 22 (start time) of /proc/<number>/stat. The name in field 2 may hold anything, so
+ * parsing starts after the last ')'. */
+static bool parse_stat(const char *text, thread_stat *out)
+{
+    const char *at = strrchr(text, ')');
+    if (!at || !at[1] || !at[2])
+        return false;
+    at += 2;
+    out->state = *at;
+    for (int field = 4; field <= 22; field++) {
+        at = strchr(at, ' ');
+        if (!at)
+            return false;
+        at++;
+        if (field == 20)
+            out->threads = (uint32_t)strtoul(at, NULL, 10);
+    }
+    out->start = (uint32_t)strtoull(at, NULL, 10);
+    return true;
+}
+
+/* False when there is no such thread, or when nothing can be read about it. */
+static bool read_stat(int32_t number, thread_stat *out)
 {
     char path[40], text[1024];
     snprintf(path, sizeof path, "/proc/%d/stat", number);
@@ -36,29 +62,18 @@ static bool read_stat(int32_t number, uint32_t *start, char *state)
     if (size <= 0)
         return false;
     text[size] = 0;
-    char *at = strrchr(text, ')');
-    if (!at || !at[1])
-        return false;
-    *state = at[2];
-    at += 2;
-    for (int field = 3; field < 22; field++) {
-        at = strchr(at, ' ');
-        if (!at)
-            return false;
-        at++;
-    }
-    *start = (uint32_t)strtoull(at, NULL, 10);
-    return true;
+    return parse_stat(text, out);
 }
+
+static bool has_ended(const thread_stat *stat) { return stat->state == 'Z' || stat->state == 'X'; }
 
 mh__identity mh__os_identity_of(int32_t pid)
 {
     int saved = errno;
-    uint32_t start = 0;
-    char state = 0;
-    bool found = read_stat(pid, &start, &state) && state != 'Z' && state != 'X';
+    thread_stat stat;
+    bool found = read_stat(pid, &stat) && !has_ended(&stat);
     errno = saved;
-    return found ? (uint64_t)start << 32 | (uint32_t)pid : 0;
+    return found ? (uint64_t)stat.start << 32 | (uint32_t)pid : 0;
 }
 
 /* Where /proc is not mounted the start time stays 0, and only the number counts. */
@@ -85,19 +100,26 @@ mh__identity mh__os_self_process(void)
     return who;
 }
 
-bool mh__os_is_alive(mh__identity who)
+static bool is_alive(mh__identity who, bool counts_threads)
 {
-    if (!who)
+    int32_t number = mh__identity_number(who);
+    if (number <= 0)
         return false;
     int saved = errno;
-    int32_t number = mh__identity_number(who);
-    uint32_t start = 0;
-    char state = 0;
+    thread_stat stat;
     bool alive;
-    if (read_stat(number, &start, &state))
-        alive = state != 'Z' && state != 'X' && ((uint32_t)(who >> 32) == 0 || start == (uint32_t)(who >> 32));
-    else
-        alive = access("/proc/self/stat", F_OK) != 0 && (kill(number, 0) == 0 || errno == EPERM);
+    if (read_stat(number, &stat)) {
+        uint32_t start = (uint32_t)(who >> 32);
+        bool ended = has_ended(&stat) && !(counts_threads && stat.threads > 1);
+        alive = !ended && (start == 0 || start == stat.start);
+    } else {
+        /* No descriptor free, /proc hidden or not mounted: only the number can be asked for. Who cannot be looked at
+         * counts as living: to call the living dead would break a lock, the reverse costs a wait. */
+        alive = kill(number, 0) == 0 || errno != ESRCH;
+    }
     errno = saved;
     return alive;
 }
+
+bool mh__os_is_alive(mh__identity who) { return is_alive(who, false); }
+bool mh__os_is_process_alive(mh__identity who) { return is_alive(who, true); }

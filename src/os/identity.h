@@ -16,6 +16,8 @@ mh__identity mh__os_identity_of(int32_t pid);
 /* False when it has ended (a zombie has ended), or when its number now belongs to another. Costs a file read
  * (about 5 us): call it after a wait has run out, not before. */
 bool mh__os_is_alive(mh__identity who);
+/* The same for a process: one whose first thread has ended while others run is alive. */
+bool mh__os_is_process_alive(mh__identity who);
 
 static inline int32_t mh__identity_number(mh__identity who) { return (int32_t)(uint32_t)who; }
 

@@ -4,34 +4,64 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "os/fd.h"
+#include "os/named.h"
 
 size_t mh__os_page_size(void) { return (size_t)sysconf(_SC_PAGESIZE); }
 
-size_t mh__os_shm_free_bytes(void)
+/* The number that follows `key` in a file of the kernel's (the file's first number when key is ""), or `otherwise`. */
+static size_t read_number(const char *path, const char *key, size_t otherwise)
 {
-    struct statvfs fs;
-    return statvfs("/dev/shm", &fs) == 0 ? (size_t)fs.f_bavail * fs.f_frsize : 0;
+    char text[4096];
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    mh__os_close(&fd);
+    if (size <= 0)
+        return otherwise;
+    text[size] = 0;
+    const char *at = strstr(text, key);
+    char *end;
+    if (!at)
+        return otherwise;
+    at += strlen(key);
+    unsigned long long value = strtoull(at, &end, 10);
+    return end == at ? otherwise : (size_t)value;
 }
 
-/* memfds live on the kernel's own tmpfs: what limits them is memory, not the size of /dev/shm */
+/* memfds live on the kernel's own tmpfs: what limits them is memory (the machine's, and that of the container), not
+ * the size of /dev/shm. Without this check the kernel would grant anything and then kill somebody for it. */
 static size_t memory_free_bytes(void)
 {
-    long pages = sysconf(_SC_AVPHYS_PAGES);
-    return pages > 0 ? (size_t)pages * mh__os_page_size() : 0;
+    size_t kib = read_number("/proc/meminfo", "MemAvailable:", SIZE_MAX / 2048) +
+                 read_number("/proc/meminfo", "SwapFree:", 0);
+    size_t limit = read_number("/sys/fs/cgroup/memory.max", "", SIZE_MAX);
+    size_t used = read_number("/sys/fs/cgroup/memory.current", "", 0);
+    size_t left = limit > used ? limit - used : 0;
+    return kib * 1024 < left ? kib * 1024 : left;
 }
+
+enum { CHECK_BYTES = 16 << 20 }; /* smaller requests are not worth the microseconds */
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U /* Linux 6.3; some systems refuse memfds without it */
+#endif
 
 static mh_err sparse(int *out, const char *label, size_t size)
 {
-    int fd = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int fd = memfd_create(label, MFD_CLOEXEC | MFD_NOEXEC_SEAL); /* allows sealing, too */
+    if (fd < 0 && errno == EINVAL)
+        fd = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     *out = -1;
     if (fd < 0)
         return mh__fail_os(errno, "memfd_create of %zu bytes", size);
@@ -62,19 +92,9 @@ mh_err mh__os_memfd(int *fd, const char *label, size_t size)
     return err;
 }
 
-/* posix_fallocate restarts by hand: a signal that keeps coming (a profiler's timer) must not fail it */
-static int allocate(int fd, size_t offset, size_t size)
-{
-    int rc;
-    do
-        rc = posix_fallocate(fd, (off_t)offset, (off_t)size);
-    while (rc == EINTR);
-    return rc;
-}
-
 mh_err mh__os_allocate_range(int fd, size_t offset, size_t size)
 {
-    int rc = allocate(fd, offset, size);
+    int rc = size >= CHECK_BYTES && size > memory_free_bytes() ? ENOSPC : mh__os_fallocate(fd, offset, size);
     if (rc == ENOSPC || rc == ENOMEM)
         return mh__fail(MH_ERR_NO_SPACE, "no room for %zu bytes of shared memory: %zu bytes of memory are free",
                         size, memory_free_bytes());
@@ -84,57 +104,6 @@ mh_err mh__os_allocate_range(int fd, size_t offset, size_t size)
 void mh__os_release_range(int fd, size_t offset, size_t size)
 {
     fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)size);
-}
-
-static mh_err named_path(char path[256], const char *name)
-{
-    if (!*name || strchr(name, '/') || strlen(name) > 200)
-        return mh__fail(MH_ERR_INVALID, "shared memory name \"%.60s\": 1 to 200 characters without a slash", name);
-    snprintf(path, 256, "/dev/shm/%s", name);
-    return MH_OK;
-}
-
-mh_err mh__os_named_create(int *fd, const char *name, size_t size)
-{
-    char path[256];
-    *fd = -1;
-    mh_err err = named_path(path, name);
-    if (err)
-        return err;
-    int opened = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (opened < 0)
-        return mh__fail_os(errno, "creating %s of %zu bytes", path, size);
-    int rc = ftruncate(opened, (off_t)size) < 0 ? errno : size ? allocate(opened, 0, size) : 0;
-    if (rc) {
-        unlink(path);
-        mh__os_close(&opened);
-        if (rc == ENOSPC || rc == ENOMEM)
-            return mh__fail(MH_ERR_NO_SPACE, "no room for %zu bytes in /dev/shm: %zu bytes are free", size,
-                            mh__os_shm_free_bytes());
-        return mh__fail_os(rc, "sizing %s to %zu bytes", path, size);
-    }
-    *fd = opened;
-    return MH_OK;
-}
-
-mh_err mh__os_named_open(int *fd, const char *name)
-{
-    char path[256];
-    *fd = -1;
-    mh_err err = named_path(path, name);
-    if (err)
-        return err;
-    *fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-    return *fd < 0 ? mh__fail_os(errno, "opening %s", path) : MH_OK;
-}
-
-mh_err mh__os_named_unlink(const char *name)
-{
-    char path[256];
-    mh_err err = named_path(path, name);
-    if (err)
-        return err;
-    return unlink(path) < 0 ? mh__fail_os(errno, "removing %s", path) : MH_OK;
 }
 
 mh_err mh__os_fd_size(int fd, size_t *size)
@@ -187,4 +156,39 @@ void mh__os_unmap(void *at, size_t size)
 {
     if (at)
         munmap(at, size);
+}
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
+void mh__os_populate(void *at, size_t size)
+{
+    int saved = errno;
+    madvise(at, size, MADV_POPULATE_WRITE);
+    errno = saved;
+}
+
+mh_err mh__os_fd_sealed(int fd, size_t *size)
+{
+    int seals = fcntl(fd, F_GET_SEALS);
+    if (seals < 0 && errno == EBADF)
+        return mh__fail_os(errno, "descriptor %d", fd);
+    /* huge pages are sealed alike, but one that is missing when it is touched raises SIGBUS */
+    struct statfs fs;
+    if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstatfs(fd, &fs) < 0 || fs.f_type != TMPFS_MAGIC)
+        return mh__fail(MH_ERR_INVALID, "descriptor %d is no segment sealed against shrinking", fd);
+    return mh__os_fd_size(fd, size);
+}
+
+bool mh__os_fd_is_solid(int fd)
+{
+    struct stat st;
+    return fstat(fd, &st) == 0 && (uint64_t)st.st_blocks * 512 >= (uint64_t)st.st_size;
+}
+
+size_t mh__os_address_limit(void)
+{
+    struct rlimit limit;
+    return getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY ? (size_t)limit.rlim_cur : 0;
 }

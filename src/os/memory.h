@@ -1,4 +1,4 @@
-/* Pages: sealed memfds, named segments in /dev/shm, mapping, and what room is left. */
+/* Pages: sealed memfds, mapping, and what room is left. (Segments with a name: os/named.h.) */
 #ifndef MH_OS_MEMORY_H
 #define MH_OS_MEMORY_H
 
@@ -16,15 +16,8 @@ mh_err mh__os_memfd_sparse(int *fd, const char *label, size_t size);
 mh_err mh__os_allocate_range(int fd, size_t offset, size_t size);
 void mh__os_release_range(int fd, size_t offset, size_t size);
 
-/* Create (exclusively, mode 0600, pages allocated), open or remove /dev/shm/<name> (no slash in name).
- * errors: EXISTS, NOT_FOUND, PERMISSION, NO_SPACE (the name is removed again). */
-mh_err mh__os_named_create(int *fd, const char *name, size_t size);
-mh_err mh__os_named_open(int *fd, const char *name);
-mh_err mh__os_named_unlink(const char *name);
 /* Size of the file behind fd. */
 mh_err mh__os_fd_size(int fd, size_t *size);
-/* Bytes free in the file system that holds /dev/shm; 0 when unknown. */
-size_t mh__os_shm_free_bytes(void);
 /* Random bytes from the kernel. */
 mh_err mh__os_random(void *out, size_t size);
 
@@ -33,5 +26,14 @@ mh_err mh__os_map(void **out, int fd, size_t offset, size_t size, bool writable)
 /* As above with a private copy-on-write view. */
 mh_err mh__os_map_private(void **out, int fd, size_t offset, size_t size);
 void mh__os_unmap(void *at, size_t size);
+/* Map the allocated pages under [at, at + size) now, writable, in one call; only a hint. */
+void mh__os_populate(void *at, size_t size);
+/* Size of the memfd behind fd, once it is certain that nobody can make it shorter.
+ * errors: INVALID no memfd, or not sealed against shrinking; SYSTEM. */
+mh_err mh__os_fd_sealed(int fd, size_t *size);
+/* Whether every page of the file behind fd is allocated. */
+bool mh__os_fd_is_solid(int fd);
+/* RLIMIT_AS in bytes, or 0 when there is no limit. */
+size_t mh__os_address_limit(void);
 
 #endif

@@ -12,7 +12,7 @@
 
 #include "manyhands/base.h"
 
-/* Skip the running test for a stated reason; tools/summary.py prints it beside the test's name. */
+/* Skip the running test for a stated reason. tools/summary.py shows what "# skip: " and "# fail: " lines say. */
 #define MH_SKIP(reason)                   \
     do {                                  \
         printf("# skip: %s\n", (reason)); \
@@ -27,7 +27,7 @@ static inline void mh_test_assert_err(mh_err got, mh_err expected, const char *c
 {
     if (got == expected)
         return;
-    print_error("%s gave %s (%s), expected %s\n", call, mh_err_name(got), mh_err_detail(), mh_err_name(expected));
+    printf("# fail: %s gave %s (%s), expected %s\n", call, mh_err_name(got), mh_err_detail(), mh_err_name(expected));
     _fail(file, line);
 }
 

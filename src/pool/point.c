@@ -1,0 +1,3 @@
+#include "pool/point.h"
+
+void (*mh__point_hook)(const char *name);

@@ -1,0 +1,289 @@
+/* The server's half of a fork server: one thread, one loop. */
+#include "base/error.h"
+#include "base/list.h"
+#include "base/memory.h"
+#include "os/fd.h"
+#include "os/memory.h"
+#include "proc/forkserver.h"
+#include "proc/process.h"
+
+enum { SIGNAL_KILL = 9 };
+
+/* Tags of the poller: these two, or a kid's address for its pidfd and the next odd number for its channel. */
+enum { TAG_SOCKET = 0, TAG_STARTER = 1 };
+
+typedef struct kid {
+    mh__list node;
+    int pidfd, channel;
+    bool detached; /* the end of its channel means nothing */
+} kid;
+
+typedef struct server {
+    int socket, poller, starter; /* starter: pidfd of the process that we serve */
+    mh__list kids;
+    const mh_forkserver_child *child;
+    mh__request *request; /* room for one, with its message */
+} server;
+
+/* What one request brought. */
+typedef struct order {
+    mh_bytes message;
+    void *mapped; /* a large message's memory */
+    int fds[MH__OS_FDS_MAX];
+    size_t fd_count; /* fds[0] is the channel, and fds[first..fd_count) are the child's */
+    size_t first;
+} order;
+
+/* ---- kids ------------------------------------------------------------------------------------ */
+
+/* The starter may be gone, in which case we hear of it elsewhere. */
+static void send_note(int channel, mh__note note, const int *fd)
+{
+    note.magic = MH__FORKSERVER_MAGIC;
+    mh_err err = mh__os_send(channel, (mh_bytes){&note, sizeof note}, fd, fd != NULL, MH_NOW);
+    (void)err;
+}
+
+static void drop_kid(server *s, kid *k)
+{
+    mh__os_poller_remove(s->poller, k->pidfd);
+    if (!k->detached)
+        mh__os_poller_remove(s->poller, k->channel);
+    mh__os_close(&k->pidfd);
+    mh__os_close(&k->channel);
+    mh__list_remove(&k->node);
+    mh__free(k);
+}
+
+static void reap_kid(server *s, kid *k)
+{
+    mh__end end = {0};
+    if (mh__os_reap(k->pidfd, &end) == MH_ERR_TIMEOUT)
+        return;
+    send_note(k->channel, (mh__note){.kind = MH__NOTE_ENDED, .number = end.code, .detail = end.signal, .core = end.core}, NULL);
+    drop_kid(s, k);
+}
+
+/* Its owner detached it, or destroyed its handle, or has no descriptors to hold it with. */
+static void heed_channel(server *s, kid *k)
+{
+    mh__note note = {0};
+    size_t size = 0;
+    mh_err err = mh__os_receive(k->channel, &note, sizeof note, &size, NULL, NULL, MH_NOW);
+    if (err == MH_ERR_TIMEOUT || err == MH_ERR_INTERRUPTED)
+        return;
+    if (err || size != sizeof note || note.kind != MH__NOTE_DETACH)
+        (void)mh__os_pidfd_signal(k->pidfd, SIGNAL_KILL);
+    mh__os_poller_remove(s->poller, k->channel);
+    k->detached = true;
+}
+
+/* Leave no child behind. */
+static void end_kids(server *s)
+{
+    mh__list *at;
+    for (at = s->kids.next; at != &s->kids; at = at->next)
+        (void)mh__os_pidfd_signal(mh__list_entry(at, kid, node)->pidfd, SIGNAL_KILL);
+    while (!mh__list_is_empty(&s->kids)) {
+        kid *k = mh__list_entry(s->kids.next, kid, node);
+        (void)mh__os_wait_readable(k->pidfd, mh_deadline_in(MH_SECOND));
+        reap_kid(s, k);
+        if (s->kids.next == &k->node) /* stuck in the kernel: killed as soon as it leaves it */
+            drop_kid(s, k);
+    }
+}
+
+/* ---- the child's first steps ----------------------------------------------------------------- */
+
+static void forget_server(server *s)
+{
+    mh__list *at;
+    mh__os_close(&s->socket);
+    mh__os_close(&s->poller);
+    mh__os_close(&s->starter);
+    for (at = s->kids.next; at != &s->kids; at = at->next) {
+        kid *k = mh__list_entry(at, kid, node);
+        mh__os_close(&k->pidfd);
+        mh__os_close(&k->channel);
+    }
+}
+
+static _Noreturn void be_child(server *s, order *o)
+{
+    forget_server(s);
+    mh__os_close(&o->fds[0]);
+    if (o->mapped)
+        mh__os_close(&o->fds[1]);
+    mh__os_exit_child(s->child->entry(o->message, o->fds + o->first, o->fd_count - o->first, s->child->ctx));
+}
+
+/* ---- requests -------------------------------------------------------------------------------- */
+
+static void close_order(order *o)
+{
+    if (o->mapped)
+        mh__os_unmap(o->mapped, o->message.size);
+    for (size_t i = 0; i < o->fd_count; i++)
+        mh__os_close(&o->fds[i]);
+}
+
+static mh_err map_large(order *o, uint64_t size)
+{
+    size_t there = 0;
+    mh_err err = mh__os_fd_size(o->fds[1], &there);
+    if (!err && (size == 0 || size > there))
+        err = mh__fail(MH_ERR_CORRUPT, "a message of %zu bytes in %zu", (size_t)size, there);
+    if (!err)
+        err = mh__os_map_private(&o->mapped, o->fds[1], 0, size);
+    if (!err)
+        o->message = (mh_bytes){o->mapped, size};
+    return err;
+}
+
+/* errors: CLOSED the starter hung up; EMPTY nothing usable came. */
+static mh_err receive_order(server *s, order *o)
+{
+    mh__request *r = s->request;
+    size_t size = 0;
+    *o = (order){0};
+    mh_err err = mh__os_receive(s->socket, r, sizeof *r + MH__REQUEST_INLINE, &size, o->fds, &o->fd_count, MH_NOW);
+    if (err == MH_ERR_CLOSED)
+        return err;
+    if (err) /* TOO_LARGE: no descriptors left; its channel was closed, which tells the starter */
+        return MH_ERR_EMPTY;
+    bool sound = size >= sizeof *r && r->magic == MH__FORKSERVER_MAGIC && r->large <= 1 && o->fd_count >= 1 + r->large &&
+                 (r->large ? size == sizeof *r : size - sizeof *r == r->size);
+    if (!sound) {
+        close_order(o);
+        return mh__fail(MH_ERR_CORRUPT, "a request of %zu bytes that this version does not understand", size);
+    }
+    o->first = 1 + r->large;
+    o->message = (mh_bytes){r + 1, (size_t)r->size};
+    return MH_OK;
+}
+
+static mh_err watch_kid(server *s, kid *k)
+{
+    mh_err err = mh__os_poller_add(s->poller, k->pidfd, (uint64_t)(uintptr_t)k);
+    if (!err)
+        err = mh__os_poller_add(s->poller, k->channel, (uint64_t)(uintptr_t)k | 1);
+    return err;
+}
+
+/* Fork the child that `o` asks for. Its channel belongs to the kid afterwards. */
+static mh_err fork_kid(server *s, order *o)
+{
+    mh__child_setup setup = {.keep_mask = true, .keep_handlers = true, .restore_interrupt = !s->child->ignore_interrupt};
+    int32_t pid;
+    bool in_child;
+    kid *k = mh__calloc(1, sizeof *k);
+    if (!k)
+        return MH_ERR_NO_MEMORY;
+    mh__list_init(&k->node);
+    k->pidfd = -1;
+    k->channel = o->fds[0];
+    mh_err err = mh__fork(&setup, &pid, &k->pidfd, &in_child);
+    if (err) {
+        mh__free(k);
+        return err;
+    }
+    if (in_child)
+        be_child(s, o);
+    o->fds[0] = -1;
+    mh__list_push_back(&s->kids, &k->node);
+    err = watch_kid(s, k);
+    if (err) {
+        (void)mh__os_pidfd_signal(k->pidfd, SIGNAL_KILL);
+        (void)mh__os_wait_readable(k->pidfd, mh_deadline_in(MH_SECOND));
+        o->fds[0] = k->channel; /* which still has to tell of the failure */
+        k->channel = -1;
+        k->detached = true;
+        mh__end end;
+        (void)mh__os_reap(k->pidfd, &end);
+        drop_kid(s, k);
+        return err;
+    }
+    send_note(k->channel, (mh__note){.kind = MH__NOTE_STARTED, .number = pid}, &k->pidfd);
+    return MH_OK;
+}
+
+static mh_err serve_request(server *s)
+{
+    order o;
+    mh_err err = receive_order(s, &o);
+    if (err)
+        return err == MH_ERR_EMPTY ? MH_OK : err;
+    if (s->request->large)
+        err = map_large(&o, s->request->size);
+    if (!err)
+        err = fork_kid(s, &o);
+    if (err)
+        send_note(o.fds[0], (mh__note){.kind = MH__NOTE_FAILED, .number = (int32_t)err, .detail = mh_err_errno()}, NULL);
+    close_order(&o);
+    return MH_OK;
+}
+
+/* ---- the loop -------------------------------------------------------------------------------- */
+
+static mh_err open_server(server *s, int socket, const mh_forkserver_child *child)
+{
+    int32_t starter;
+    *s = (server){.socket = socket, .poller = -1, .starter = -1, .child = child};
+    mh__list_init(&s->kids);
+    if (!mh__os_is_main_thread())
+        return mh__fail(MH_ERR_INVALID, "a fork server serves from its process's main thread: its children would die with any other");
+    mh_err err = mh__os_peer_pid(socket, &starter);
+    if (!err)
+        err = mh__os_set_inherit(socket, false);
+    if (err)
+        return err;
+    mh__os_spare_interrupt();
+    s->request = mh__alloc(sizeof *s->request + MH__REQUEST_INLINE);
+    err = s->request ? mh__os_poller_open(&s->poller) : MH_ERR_NO_MEMORY;
+    if (!err)
+        err = mh__os_pidfd_open(starter, &s->starter);
+    if (!err)
+        err = mh__os_poller_add(s->poller, s->starter, TAG_STARTER);
+    if (!err)
+        err = mh__os_poller_add(s->poller, socket, TAG_SOCKET);
+    return err == MH_ERR_EXITED ? MH_ERR_CLOSED : err;
+}
+
+static void close_server(server *s)
+{
+    end_kids(s);
+    mh__os_close(&s->poller);
+    mh__os_close(&s->starter);
+    mh__free(s->request);
+}
+
+static mh_err handle(server *s, uint64_t tag)
+{
+    kid *k = (kid *)(uintptr_t)(tag & ~UINT64_C(1)); /* NULL for the first two */
+    if (tag == TAG_SOCKET)
+        return serve_request(s);
+    if (tag == TAG_STARTER)
+        return MH_ERR_CLOSED;
+    if (tag & 1)
+        heed_channel(s, k);
+    else
+        reap_kid(s, k);
+    return MH_OK;
+}
+
+mh_err mh_forkserver_serve(int socket, const mh_forkserver_child *child)
+{
+    server s;
+    mh_err err = open_server(&s, socket, child);
+    while (!err) {
+        uint64_t tag;
+        size_t count; /* one event at a time: handling one may free the kid that the next is about */
+        err = mh__os_poller_wait(s.poller, &tag, 1, &count, MH_FOREVER);
+        if (!err)
+            err = handle(&s, tag);
+        else if (err == MH_ERR_INTERRUPTED)
+            err = MH_OK;
+    }
+    close_server(&s);
+    return err == MH_ERR_CLOSED ? MH_OK : err;
+}

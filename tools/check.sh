@@ -1,0 +1,52 @@
+#!/bin/sh
+# Run all stages of `make check`, or with the argument "long" of `make check-long`, print what each took, and end with
+# the line of tools/summary.py. A stage that fails does not stop the next: one run shows everything that is wrong.
+set -u
+cd "$(dirname "$0")/.."
+mode=${1:-short}
+results=$PWD/build/check
+groups="build test"
+[ "$mode" = short ] || groups="$groups long"
+
+# stage NAME COMMAND...: what it says goes to the terminal, what comes of it to stages.txt
+stage() {
+    name=$1
+    shift
+    printf '\n==== %s ====\n' "$name"
+    from=$(date +%s)
+    "$@" </dev/null
+    status=$?
+    if [ $status = 0 ]; then outcome=passed; else outcome="failed ($status)"; fi
+    printf '==== %s: %s in %s s ====\n' "$name" "$outcome" $(($(date +%s) - from))
+    echo "$status $name" >>"$results/stages.txt"
+    return $status
+}
+
+build() {
+    tools/setup.sh $groups &&
+        tools/configure.sh build -Dtests=true &&
+        make --no-print-directory build
+}
+
+python_tests() {
+    .venv/bin/python -m pytest -q --junit-xml="$results/pytest.xml" "$@"
+}
+
+rm -rf "$results"
+mkdir -p "$results"
+if stage "build" build; then
+    stage "layers" .venv/bin/python tools/check_layers.py
+    if [ "$mode" = short ]; then
+        stage "C tests" tools/c_tests.sh build "$results/c.json" --no-suite long
+        stage "Python tests" python_tests -m "not long"
+        stage "sanitizers" tools/sanitize.sh "$results"
+    else
+        stage "C tests" tools/c_tests.sh build "$results/c.json"
+        stage "Python tests" python_tests
+        stage "sanitizers" tools/sanitize.sh "$results"
+        stage "fuzzing" tools/fuzz.sh
+    fi
+fi
+python=.venv/bin/python
+[ -x $python ] || python=python3
+$python tools/summary.py "$results"
