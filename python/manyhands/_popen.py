@@ -1,0 +1,160 @@
+"""Starting processes on the C core: what `multiprocessing.popen_*` are to the standard library."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from . import _core, _serial
+from ._std import context, resource_tracker, run_child, spawn, util
+from ._worker import watch_parent
+
+__all__: list[str] = []
+
+
+class ForkPopen:
+    """A process that was started; this one is a fork."""
+
+    method = "fork"
+
+    def __init__(self, process_obj: BaseProcess) -> None:
+        util._flush_std_streams()
+        self.returncode: int | None = None
+        self.finalizer: Any = None
+        self._owner = os.getpid()
+        self._handle: _core.Process
+        self._launch(process_obj)
+        self.pid = self._handle.pid
+        self.sentinel = self._handle.sentinel
+
+    def duplicate_for_child(self, fd: int) -> int:
+        return fd
+
+    def _launch(self, process_obj: Any) -> None:
+        parent = os.getpid()
+        self._handle = _core.Process.fork(lambda: run_child(lambda: process_obj._bootstrap(parent_sentinel=watch_parent(parent))))
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        return self.wait(0 if flag == os.WNOHANG else None)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        if self.returncode is None and self._owner == os.getpid():
+            self.returncode = self._handle.wait(timeout)
+        return self.returncode
+
+    def _send_signal(self, sig: int) -> None:
+        if self.returncode is None:
+            self._handle.signal(sig)
+
+    def terminate(self) -> None:
+        self._send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        self._handle.close()
+        if self.finalizer is not None:
+            self.finalizer()
+
+
+def dump_process(process_obj: Any, popen: Any) -> memoryview:
+    """What a fresh interpreter needs: how to become like this one, and the process object."""
+    from .context import _default_context
+
+    preparation = spawn.get_preparation_data(process_obj._name)
+    preparation["start_method"] = _default_context.get_start_method()
+    buffer = io.BytesIO()
+    context.set_spawning_popen(popen)
+    try:
+        context.reduction.dump(preparation, buffer)
+        begin = buffer.tell()
+        try:
+            context.reduction.dump(process_obj, buffer)
+        except (context.reduction.pickle.PicklingError, AttributeError, TypeError):
+            buffer.seek(begin)
+            buffer.truncate()
+            data = _serial._dump_by_value(process_obj)
+            if data is None:
+                raise
+            buffer.write(data)
+    finally:
+        context.set_spawning_popen(None)
+    return buffer.getbuffer()
+
+
+class SpawnPopen(ForkPopen):
+    """A process that begins as a fresh interpreter."""
+
+    method = "spawn"
+
+    def __init__(self, process_obj: BaseProcess) -> None:
+        from multiprocessing import popen_spawn_posix
+
+        self._fds: list[int] = []
+        self.DupFd: Any = vars(popen_spawn_posix)["_DupFd"]
+        super().__init__(process_obj)
+
+    def duplicate_for_child(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def _launch(self, process_obj: Any) -> None:
+        tracker = resource_tracker.getfd()
+        self._fds.append(tracker)
+        data = dump_process(process_obj, self)
+        child_r, parent_w = os.pipe()
+        self.finalizer = util.Finalize(self, os.close, (parent_w,))  # until then the child's pipe stays open: its parent lives
+        try:
+            command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=child_r)
+            self._handle = _core.Process.spawn(command, [*self._fds, child_r])
+        except BaseException:
+            self.finalizer()
+            raise
+        finally:
+            os.close(child_r)
+        send(parent_w, data)
+
+
+class ForkServerPopen(ForkPopen):
+    """A process that the fork server forked."""
+
+    method = "forkserver"
+
+    def __init__(self, process_obj: BaseProcess) -> None:
+        from multiprocessing import popen_forkserver
+
+        self._fds: list[int] = []
+        self.DupFd: Any = vars(popen_forkserver)["_DupFd"]
+        super().__init__(process_obj)
+
+    def duplicate_for_child(self, fd: int) -> int:
+        self._fds.append(fd)
+        return len(self._fds) - 1
+
+    def _launch(self, process_obj: Any) -> None:
+        from . import forkserver
+
+        data = dump_process(process_obj, self)
+        child_r, parent_w = os.pipe()
+        self.finalizer = util.Finalize(self, os.close, (parent_w,))
+        try:
+            self._handle = forkserver.fork([child_r, resource_tracker.getfd(), *self._fds])
+        except BaseException:
+            self.finalizer()
+            raise
+        finally:
+            os.close(child_r)
+        send(parent_w, data)
+
+
+def send(fd: int, data: memoryview) -> None:
+    """Write it all; a child that died meanwhile is found out by whoever waits for it."""
+    try:
+        while data:
+            data = data[os.write(fd, data):]
+    except BrokenPipeError:
+        pass

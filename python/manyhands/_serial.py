@@ -1,0 +1,314 @@
+"""What travels as a pickle: items of no plain type, functions, exceptions. The extension calls these functions.
+
+Everything here is cheap to import: it is loaded with the package, and by every worker.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+import sys
+import types
+from _pickle import Pickler
+from typing import TYPE_CHECKING, Any, Callable
+
+from . import _errors as _errors_module
+
+if TYPE_CHECKING:
+    import weakref
+
+__all__: list[str] = []
+
+_errors: Any = _errors_module  # some of its classes are made when they are first wanted
+
+# Buffers of fewer bytes stay inside the pickle: beside it each costs an object and a cache line.
+_BUFFER_MIN = 4096
+
+
+# ---- items -----------------------------------------------------------------------------------------------------
+
+
+def _dispatch_table() -> dict[type, Callable[[Any], Any]]:
+    # Connections, sockets and locks have reducers of the standard library's own.
+    reduction = sys.modules.get("multiprocessing.reduction")
+    table = copyreg.dispatch_table
+    return {**table, **reduction.ForkingPickler._extra_reducers} if reduction else table
+
+
+def dumps(items: list[Any], by_value: bool) -> tuple[Any, list[pickle.PickleBuffer]]:
+    """Pickle items, with big contiguous buffers left beside: (bytes-like, buffers).
+
+    Functions that pickle refuses go by value in arguments; for results a lambda is no result, as in the standard library.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        if buffer.raw().nbytes < _BUFFER_MIN:
+            return True
+        buffers.append(buffer)
+        return False
+
+    file = io.BytesIO()
+    pickler = Pickler(file, 5, buffer_callback=keep)
+    pickler.dispatch_table = _dispatch_table()
+    try:
+        pickler.dump(items)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        if not by_value:
+            raise
+        del buffers[:]
+        data = _dump_by_value(items, keep)
+        if data is None:
+            raise
+        return data, buffers
+    return file.getbuffer(), buffers
+
+
+def _dump_by_value(items: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes | None:
+    """Pickle with functions and classes by value where their names do not serve; None when that fails too."""
+    import cloudpickle  # type: ignore[import-untyped]
+
+    file = io.BytesIO()
+    pickler = cloudpickle.Pickler(file, 5, buffer_callback=buffer_callback)
+    # cloudpickle keeps its own table in front of copyreg's
+    pickler.dispatch_table = {**_dispatch_table(), **dict(cloudpickle.Pickler.dispatch_table)}
+    try:
+        pickler.dump(items)
+    except Exception:
+        return None
+    return file.getvalue()
+
+
+def blame(exception: BaseException, what: str, index: int, function: Any) -> None:
+    """Say which object could not travel, on an exception that keeps its type: as its cause, and as a note where there are notes."""
+    name = getattr(function, "__qualname__", None) or type(function).__name__
+    text = f"{what} {index} for {name}" if index >= 0 else f"{what} for {name}"
+    if exception.__cause__ is None:
+        exception.__cause__ = _serialization_error(repr(exception), text)
+    if hasattr(exception, "add_note"):
+        exception.add_note(f"while pickling {text}")
+
+
+# ---- functions ---------------------------------------------------------------------------------------------------
+
+
+def _code_print(code: types.CodeType) -> tuple[Any, ...]:
+    # What makes two functions of one name the same; not where their file lies.
+    consts: list[Any] = []
+    for c in code.co_consts:
+        if isinstance(c, types.CodeType):
+            consts.append(_code_print(c))
+        else:
+            consts.append(sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c))
+    return code.co_code, code.co_names, code.co_varnames, code.co_freevars, tuple(map(str, consts))
+
+
+def _fingerprint(function: Any) -> str | None:
+    code = getattr(function, "__code__", None)
+    return repr(_code_print(code)) if code is not None else None
+
+
+def is_pure_name(function: Any) -> bool:
+    """Whether pickling it gives its module and name and nothing else, so that the answer may be kept."""
+    kind = type(function)
+    if kind is types.FunctionType:
+        pass
+    elif kind is types.BuiltinFunctionType:
+        owner = function.__self__
+        if owner is not None and type(owner) is not types.ModuleType:
+            return False
+    elif not issubclass(kind, type):
+        return False
+    if not hasattr(function, "__module__"):
+        return False
+    found: Any = sys.modules.get(function.__module__ or "builtins")
+    for part in function.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is function and copyreg.dispatch_table.get(kind) is None
+
+
+class Names:
+    """What the names of __main__ stood for when workers were forked: decides whether a name will serve there."""
+
+    def __init__(self, forked: bool) -> None:
+        self._kept: dict[str, weakref.ref[Any]] = {}
+        self._modules: set[str] = set(sys.modules) if forked else set()
+        if forked:
+            from weakref import ref
+
+            for name, value in vars(sys.modules["__main__"]).items():
+                if isinstance(value, (types.FunctionType, type)):
+                    self._kept[name] = ref(value)
+
+    def serves(self, function: Any) -> bool:
+        """Whether workers find this very object under its name."""
+        module = getattr(function, "__module__", None)
+        if module != "__main__":
+            spec = getattr(sys.modules.get(module or "builtins"), "__spec__", None)
+            return spec is not None or module in self._modules
+        name = function.__qualname__.partition(".")[0]
+        kept = self._kept.get(name)
+        return kept is not None and kept() is getattr(sys.modules["__main__"], name, None)
+
+    def keeps(self, function: Any) -> bool:
+        """Whether it is certain that forked workers have it: it was in __main__ then, under its name, and is still."""
+        kept = self._kept.get(function.__qualname__)
+        return function.__module__ == "__main__" and kept is not None and kept() is function
+
+
+def dump_function(function: Any, names: Names) -> tuple[bytes, bool]:
+    """A function as bytes, and whether they are good for later calls too: (name's pickle, fingerprint, pickle by value)."""
+    pure = is_pure_name(function)
+    by_name = None
+    problem: Exception | None = None
+    try:
+        by_name = pickle.dumps(function, 5) if pure else bytes(_dump_plain(function))
+    except (pickle.PicklingError, AttributeError, TypeError) as e:
+        problem = e.with_traceback(None)  # else it would hold this frame, and this frame it
+    by_value = fingerprint = None
+    if pure and by_name is not None and not names.keeps(function):
+        fingerprint = _fingerprint(function)
+    if by_name is None or (pure and not names.serves(function)):
+        by_value = _dump_by_value(function)
+    if by_name is None and by_value is None:
+        assert problem is not None
+        raise problem
+    return pickle.dumps((by_name, fingerprint, by_value), 5), pure
+
+
+def _dump_plain(item: Any) -> memoryview:
+    file = io.BytesIO()
+    pickler = Pickler(file, 5)
+    pickler.dispatch_table = _dispatch_table()
+    pickler.dump(item)
+    return file.getbuffer()
+
+
+def load_function(blob: Any) -> Any:
+    """What dump_function wrote, as the function; by value when its name stands for something else here."""
+    by_name, fingerprint, by_value = pickle.loads(blob)
+    problem: Exception | None = None
+    if by_name is not None:
+        try:
+            function = pickle.loads(by_name)
+            if fingerprint is None or _fingerprint(function) == fingerprint:
+                return function
+            problem = AttributeError(f"{function.__module__}.{function.__qualname__} is another function in the worker: "
+                                     "it was defined anew after the pool was made")
+        except Exception as e:
+            problem = e.with_traceback(None)
+    if by_value is not None:
+        return pickle.loads(by_value)
+    assert problem is not None
+    raise problem
+
+
+# ---- exceptions -----------------------------------------------------------------------------------------------------
+
+
+def _text_of(exception: BaseException) -> str:
+    import traceback
+
+    try:
+        return "".join(traceback.format_exception(type(exception), exception, exception.__traceback__))
+    except Exception:
+        return f"{type(exception).__name__} (its traceback cannot be shown)\n"
+
+
+def _safe_repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__} object, whose repr fails>"
+
+
+def _dump_checked(exception: BaseException, text: str) -> bytes:
+    """Pickle it; when its class is not known to be harmless, see whether it can be unpickled too."""
+    data = bytes(_dump_plain((exception, text)))
+    known = type(exception).__module__ == "builtins" and not exception.__dict__ and all(type(a) in (str, int) for a in exception.args)
+    if not known:
+        loaded, _ = pickle.loads(data)
+        if not isinstance(loaded, BaseException):
+            raise TypeError(f"{type(exception).__name__} becomes a {type(loaded).__name__} when unpickled")
+    return data
+
+
+def dump_error(exception: BaseException) -> bytes:
+    """An exception and its traceback's text; what cannot travel is replaced by an exception that tells of it."""
+    text = f'\n"""\n{_text_of(exception)}"""'
+    if not isinstance(exception, Exception):
+        exception = _exited(exception)
+    try:
+        return _dump_checked(exception, text)
+    except BaseException as problem:
+        value = f"{type(exception).__module__}.{type(exception).__qualname__} exception: {_safe_repr(exception)}"
+        substitute = _serialization_error(_safe_repr(problem), value)
+        return pickle.dumps((substitute, text), 5)
+
+
+def _serialization_error(reason: object, value: object) -> BaseException:
+    error: BaseException = _errors.SerializationError(reason, value)
+    return error
+
+
+def _exited(exception: BaseException) -> BaseException:
+    if isinstance(exception, SystemExit):
+        return _errors_module.TaskExited(f"the task called sys.exit({_safe_repr(exception.code)})",
+                                         exception.code if isinstance(exception.code, (int, str, type(None))) else None)
+    return _errors_module.TaskExited(f"the task raised {_safe_repr(exception)}")
+
+
+def load_error(data: Any) -> BaseException:
+    """What dump_error wrote, with the remote traceback as its cause."""
+    if not len(data):
+        return _serialization_error("there was no room for it", "the task's exception")
+    try:
+        exception: BaseException
+        exception, text = pickle.loads(data)
+        exception.__cause__ = _errors.RemoteTraceback(text)
+        return exception
+    except Exception as problem:
+        return _serialization_error(_safe_repr(problem), "the task's exception")
+
+
+def encoding_error(exception: BaseException, results: list[Any] | None) -> BaseException:
+    """For a result that cannot be pickled: say which it is."""
+    if not isinstance(exception, Exception) or isinstance(exception, (MemoryError, OSError)):
+        return exception
+    value: object = results
+    for item in results or ():
+        try:
+            _dump_plain(item)
+        except Exception:
+            value = item
+            break
+    better = _serialization_error(exception, _safe_repr(value))
+    better.__cause__ = exception
+    return better
+
+
+def decoding_error(exception: BaseException, what: Any = None) -> BaseException:
+    """For what arrived and cannot be unpickled."""
+    if not isinstance(exception, Exception) or isinstance(exception, MemoryError):
+        return exception
+    better = _serialization_error(exception, what or "the task's function or arguments, in the worker")
+    better.__cause__ = exception
+    return better
+
+
+# ---- the worker's end ---------------------------------------------------------------------------------------------------
+
+
+def finish_worker() -> None:
+    """What a process does before it ends: finalizers, threads, streams."""
+    import threading
+
+    from ._std import atexit, util
+
+    try:
+        atexit._run_exitfuncs()
+        util._exit_function()
+    finally:
+        vars(threading)["_shutdown"]()
+        util._flush_std_streams()

@@ -1,0 +1,37 @@
+"""The parts of the standard library's `multiprocessing` that ours is built on, private ones among them: one list of them.
+
+Typed as Any, because their stubs leave out what is private.
+"""
+
+from __future__ import annotations
+
+import atexit as _atexit
+from multiprocessing import context as _context
+from multiprocessing import process as _process
+from multiprocessing import resource_tracker as _resource_tracker
+from multiprocessing import spawn as _spawn
+from multiprocessing import util as _util
+from typing import Any, Callable
+
+context: Any = _context
+process: Any = _process
+resource_tracker: Any = _resource_tracker
+spawn: Any = _spawn
+util: Any = _util
+atexit: Any = _atexit
+
+
+def begin_child() -> None:
+    """A forked child has exit handlers of its own, not its parent's."""
+    atexit._clear()
+    atexit.register(util._exit_function)
+
+
+def run_child(run: Callable[[], int]) -> int:
+    """What a forked child does from its first line to its exit code."""
+    begin_child()
+    try:
+        return run()
+    finally:
+        atexit._run_exitfuncs()
+        util._flush_std_streams()

@@ -1,0 +1,136 @@
+"""What a pool's worker does before its first task, and the program of a worker that is no fork."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import signal
+import sys
+from typing import Any, Callable
+
+from . import _core
+from ._std import begin_child
+from ._std import context as _context
+from ._std import process as _process
+from ._std import spawn as _spawn
+from ._std import util as _util
+
+__all__: list[str] = []
+
+
+def watch_parent(pid: int) -> int | None:
+    """A descriptor that is readable once the parent has ended."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+class Prepare:
+    """Called in each worker: makes it a daemonic process of its own, with the name and number it would have in the standard library."""
+
+    def __init__(self, method: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], workers: int) -> None:
+        current = _process.current_process()
+        self.method = method
+        self.initializer = initializer
+        self.initargs = initargs
+        self.parent_pid = os.getpid()
+        self.parent_name = current.name
+        self.parent_identity = current._identity
+        self.first = next(_process._process_counter)
+        for _ in range(workers - 1):
+            next(_process._process_counter)
+        self.forks = _core.fork_count() + 1 if method == "fork" else 0  # the fork server's own
+
+    def _number(self) -> int:
+        if self.method == "spawn":
+            return os.getpid()
+        return int(self.first) + _core.fork_count() - self.forks - 1
+
+    def _become_worker(self) -> None:
+        from . import context
+
+        kind = {"fork": context.ForkProcess, "spawn": context.SpawnProcess, "forkserver": context.ForkServerProcess}[self.method]
+        number = self._number()
+        me: Any = kind()
+        me._identity = (*self.parent_identity, number)
+        me._name = f"{kind.__name__.replace('Process', 'PoolWorker')}-" + ":".join(map(str, me._identity))
+        me._parent_pid = self.parent_pid
+        me._parent_name = self.parent_name
+        me._config = {**me._config, "daemon": True}
+        module = _process
+        module._process_counter = itertools.count(1)
+        module._children = set()
+        module._current_process = me
+        module._parent_process = module._ParentProcess(self.parent_name, self.parent_pid, watch_parent(self.parent_pid))
+        if context._default_context._actual_context is None and self.method != "fork":
+            context._force_start_method(self.method)
+
+    def __call__(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
+        self._become_worker()
+        _util._close_stdin()
+        if self.method != "spawn":
+            begin_child()
+            _util._finalizer_registry.clear()
+            _util._run_after_forkers()
+        streams: list[Any] = [sys.stdout, sys.stderr]
+        for stream in streams:
+            try:  # what a task prints is seen even when its worker is killed
+                stream.reconfigure(line_buffering=True)
+            except (AttributeError, ValueError, OSError):
+                pass
+        if self.initializer is not None:
+            self.initializer(*self.initargs)
+
+
+def dump_start(prepare: Prepare) -> bytes:
+    """What an exec'ed worker or fork server reads first: how to become like this process, then how to prepare workers."""
+    from . import _serial
+    from .context import _default_context
+
+    preparation = _spawn.get_preparation_data(prepare.parent_name)
+    preparation["start_method"] = _default_context.get_start_method()
+    plain = prepare.__dict__.copy()
+    _context.set_spawning_popen(_Spawning)
+    try:
+        try:
+            data = bytes(_serial._dump_plain(plain))
+        except (pickle.PicklingError, AttributeError, TypeError):
+            by_value = _serial._dump_by_value(plain)
+            if by_value is None:
+                raise
+            data = by_value
+        return pickle.dumps((bytes(_serial._dump_plain(preparation)), data))
+    finally:
+        _context.set_spawning_popen(None)
+
+
+class _Spawning:
+    """Stands for the process that is being started while its arguments are pickled."""
+
+    @staticmethod
+    def duplicate_for_child(fd: int) -> int:
+        raise RuntimeError("descriptors can be given to a pool's initializer only with the start method 'fork'")
+
+
+def main() -> None:
+    """The program of an exec'ed worker ("worker") or of a pool's fork server ("server")."""
+    socket, role, path = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with open(path, "rb") as file:
+        file.seek(0)
+        preparation, data = pickle.load(file)
+    current = _process.current_process()
+    current._inheriting = True
+    try:
+        _spawn.prepare(pickle.loads(preparation))
+        prepare = Prepare.__new__(Prepare)
+        prepare.__dict__.update(pickle.loads(data))
+    finally:
+        del current._inheriting
+    if role == "server":
+        _core.worker_server(socket, prepare)
+    else:
+        _core.worker_main(socket, prepare)

@@ -1,0 +1,186 @@
+"""Contexts: the standard library's, with processes and pools that run on the C core.
+
+The start method is fork while the program has one thread, and the fork server once it has more, because a fork copies locks that
+other threads hold; `set_start_method` or `get_context` settle it.
+"""
+
+from __future__ import annotations
+
+import threading
+from multiprocessing import context as _std
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any, Callable, Iterable
+
+from ._errors import AuthenticationError, BufferTooShort, ProcessError, TimeoutError
+
+if TYPE_CHECKING:
+    from .pool import Pool as _Pool
+
+__all__: list[str] = []
+
+
+class _Start:
+    """What our process classes share: a child remembers how it was started."""
+
+    _start_method: str | None = None
+
+    def _bootstrap(self, parent_sentinel: int | None = None) -> int:
+        method = self._start_method
+        if method is not None:
+            _force_start_method(method)
+        return super()._bootstrap(parent_sentinel)  # type: ignore[misc, no-any-return]
+
+
+class Process(_Start, BaseProcess):
+    """A process that runs `target(*args, **kwargs)`, or `run()` of a subclass; the interface of `multiprocessing.Process`."""
+
+    _start_method = None
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:
+        return _default_context.get_context().Process._Popen(process_obj)
+
+    @staticmethod
+    def _after_fork() -> None:
+        return _default_context.get_context().Process._after_fork()  # type: ignore[no-any-return]
+
+
+class ForkProcess(_Start, BaseProcess):
+    """A process that is a fork of this one."""
+
+    _start_method = "fork"
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:
+        from ._popen import ForkPopen
+
+        return ForkPopen(process_obj)
+
+
+class SpawnProcess(_Start, BaseProcess):
+    """A process that begins as a fresh interpreter."""
+
+    _start_method = "spawn"
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:
+        from ._popen import SpawnPopen
+
+        return SpawnPopen(process_obj)
+
+    @staticmethod
+    def _after_fork() -> None:
+        pass
+
+
+class ForkServerProcess(_Start, BaseProcess):
+    """A process that a server with one thread forks."""
+
+    _start_method = "forkserver"
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:
+        from ._popen import ForkServerPopen
+
+        return ForkServerPopen(process_obj)
+
+
+class BaseContext(_std.BaseContext):
+    """A context: everything that a program uses, tied to one start method."""
+
+    ProcessError = ProcessError
+    BufferTooShort = BufferTooShort
+    TimeoutError = TimeoutError
+    AuthenticationError = AuthenticationError
+    Process: Any
+
+    def Pool(self, processes: int | None = None, initializer: Callable[..., object] | None = None,  # type: ignore[override]
+             initargs: Iterable[Any] = (), maxtasksperchild: int | None = None, **options: Any) -> _Pool:
+        """A pool of worker processes: see `manyhands.pool.Pool`, which takes the same arguments."""
+        from .pool import Pool
+
+        return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context(), **options)
+
+    def get_context(self, method: str | None = None) -> Any:
+        """This context, or the one of the start method."""
+        if method is None:
+            return self
+        try:
+            return _concrete_contexts[method]
+        except KeyError:
+            raise ValueError(f"cannot find context for {method!r}") from None
+
+    def set_forkserver_preload(self, module_names: list[str]) -> None:
+        """Name modules that fork servers import before they fork."""
+        from .forkserver import set_forkserver_preload
+
+        set_forkserver_preload(module_names)
+
+
+class DefaultContext(BaseContext):
+    """The context of the module's own functions; its start method can be set once."""
+
+    Process = Process
+
+    def __init__(self) -> None:
+        self._actual_context: BaseContext | None = None
+
+    def get_context(self, method: str | None = None) -> Any:
+        """The context in force, or the one of the start method."""
+        if method is not None:
+            return super().get_context(method)
+        return self._actual_context or _concrete_contexts["forkserver" if _has_threads() else "fork"]
+
+    def set_start_method(self, method: str | None, force: bool = False) -> None:
+        """Settle how processes start: "fork", "spawn" or "forkserver". Once, unless forced."""
+        if self._actual_context is not None and not force:
+            raise RuntimeError("context has already been set")
+        if method is None and force:
+            self._actual_context = None
+            return
+        self._actual_context = self.get_context(method)
+
+    def get_start_method(self, allow_none: bool = False) -> str | None:  # type: ignore[override]
+        """How processes start; None when allowed and nothing is settled."""
+        if self._actual_context is None and allow_none:
+            return None
+        return self.get_context()._name  # type: ignore[no-any-return]
+
+    def get_all_start_methods(self) -> list[str]:
+        """The start methods there are, the default first."""
+        return ["fork", "spawn", "forkserver"]
+
+
+class ForkContext(BaseContext):
+    """Processes are forks."""
+
+    _name = "fork"
+    Process = ForkProcess
+
+
+class SpawnContext(BaseContext):
+    """Processes are fresh interpreters."""
+
+    _name = "spawn"
+    Process = SpawnProcess
+
+
+class ForkServerContext(BaseContext):
+    """Processes are forked by a server with one thread."""
+
+    _name = "forkserver"
+    Process = ForkServerProcess
+
+
+_concrete_contexts: dict[str, BaseContext] = {"fork": ForkContext(), "spawn": SpawnContext(), "forkserver": ForkServerContext()}
+_default_context = DefaultContext()
+
+
+def _has_threads() -> bool:
+    # Threads of ours and tqdm's monitor hold no lock that a forked child would miss.
+    current = threading.current_thread()
+    return any(t is not current and not getattr(t, "_manyhands", False) and type(t).__name__ != "TMonitor" for t in threading.enumerate())
+
+
+def _force_start_method(method: str) -> None:
+    _default_context._actual_context = _concrete_contexts[method]

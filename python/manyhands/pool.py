@@ -1,0 +1,339 @@
+"""Pools of worker processes and of threads, with the interface of `multiprocessing.pool`."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+import weakref
+from typing import Any, Callable, Iterable, Iterator
+
+from . import _core, _serial, _worker
+from ._errors import TimeoutError
+from ._errors import __getattr__ as _error
+from ._std import util as _util
+
+__all__ = ["AsyncResult", "Pool", "ThreadPool", "TimeoutError"]
+
+INIT = "INIT"
+RUN = "RUN"
+CLOSE = "CLOSE"
+TERMINATE = "TERMINATE"
+
+ApplyResult = AsyncResult = MapResult = _core.AsyncResult
+IMapIterator = IMapUnorderedIterator = _core.IMapIterator
+
+_START = {"fork": 1, "spawn": 2, "forkserver": 3}
+
+# Pools that their program left open: ended at its end, like daemonic processes.
+_open: weakref.WeakSet[Pool] = weakref.WeakSet()
+_open_owner = 0
+
+
+def _end_all() -> None:
+    for pool in list(_open):
+        pool.terminate()
+        pool._join()
+
+
+def _end_at_exit(pool: Pool) -> None:
+    global _open_owner
+    if _open_owner != os.getpid():  # finalizers are a process's own
+        _open_owner = os.getpid()
+        _open.clear()
+        _util.Finalize(None, _end_all, exitpriority=15)
+    _open.add(pool)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ThreadPool":
+        return _make_thread_pool()
+    return _error(name)
+
+
+class _WorkerView:
+    """A worker as `pool._pool` shows it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.exitcode = None
+
+    def is_alive(self) -> bool:
+        return True
+
+
+def _progress_bar(progress: bool | str | None, total: int | None) -> Any:
+    if not progress:
+        return None
+    from tqdm.auto import tqdm  # type: ignore[import-untyped, unused-ignore]
+
+    return tqdm(total=total, desc=progress if isinstance(progress, str) else None)
+
+
+class Pool(_core.Pool):
+    """A pool of worker processes.
+
+    processes         how many workers; default: the cores that this process may use
+    initializer       called as initializer(*initargs) in each worker before its first task
+    maxtasksperchild  a worker is replaced after so many tasks; default: never
+    context           how workers start: see `manyhands.get_context`
+    timeout           seconds that each task may run; one that takes longer raises `TaskTimeout`, and its worker is replaced
+    retries           further attempts for each task whose worker died or that raised an exception: a number for both, or the pair
+                      (lost, failed); default 0
+    maxbytesperchild  a worker that has grown over so many bytes is replaced after its task; default: never
+    pin               bind each worker to a core
+
+    timeout and retries can also be given to each call. A task is a call of `apply`, or a chunk of the others.
+
+    Raises ValueError and TypeError for arguments as the standard library does, OSError when workers cannot be started.
+
+    >>> import manyhands, math
+    >>> with manyhands.Pool(2) as pool:
+    ...     pool.map(math.sqrt, [1, 4, 9])
+    [1.0, 2.0, 3.0]
+    """
+
+    def __init__(self, processes: int | None = None, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = (),
+                 maxtasksperchild: int | None = None, context: Any = None, *, timeout: float | None = None,
+                 retries: int | tuple[int, int] = 0, maxbytesperchild: int | None = None, pin: bool = False) -> None:
+        self._state = INIT
+        self._callback_thread: threading.Thread | None = None
+        self._lazy: dict[Any, None] = {}  # iterators that nobody consumes yet
+        self._lazy_alive: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._start_data = -1
+        self._owner = os.getpid()
+        if processes is None:
+            processes = _core.cpu_count()
+        if processes < 1:
+            raise ValueError("Number of processes must be at least 1")
+        if maxtasksperchild is not None:
+            if not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0:
+                raise ValueError("maxtasksperchild must be a positive int or None")
+        if maxbytesperchild is not None:
+            if not isinstance(maxbytesperchild, int) or maxbytesperchild <= 0:
+                raise ValueError("maxbytesperchild must be a positive int or None")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        if context is None:
+            from .context import _default_context as context
+        self._ctx = context.get_context()
+        self._processes = processes
+        self._start_workers(initializer, tuple(initargs), maxtasksperchild or 0, maxbytesperchild or 0, pin, timeout, retries)
+        self._state = RUN
+        _end_at_exit(self)
+
+    def _start_workers(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], max_tasks: int, max_bytes: int,
+                       pin: bool, timeout: float | None, retries: int | tuple[int, int]) -> None:
+        method = self._ctx._name
+        prepare = _worker.Prepare(method, initializer, initargs, self._processes)
+        argv = None
+        if method != "fork":
+            from .forkserver import interpreter_command
+
+            data = _worker.dump_start(prepare)
+            self._start_data = os.memfd_create("manyhands start", os.MFD_CLOEXEC)
+            with open(self._start_data, "wb", closefd=False) as file:
+                file.write(data)
+            argv = interpreter_command("from manyhands._worker import main; main()", "{socket}",
+                                       "server" if method == "forkserver" else "worker", f"/proc/{os.getpid()}/fd/{self._start_data}")
+        else:
+            _util._flush_std_streams()
+        try:
+            self._open(self._processes, _START[method], argv, prepare, _serial.Names(method == "fork"), max_tasks=max_tasks,
+                       max_bytes=max_bytes, pin=pin, timeout=timeout, retries=retries)
+        except BaseException:
+            self._close_start_data()
+            raise
+
+    def _close_start_data(self) -> None:
+        if self._start_data >= 0:
+            os.close(self._start_data)
+            self._start_data = -1
+
+    # ---- calls
+
+    def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None, *,
+            progress: bool | str | None = None, timeout: float | None = None, retries: int | tuple[int, int] | None = None) -> list[Any]:
+        """[func(x) for x in iterable], by the workers.
+
+        Without a chunksize, chunks grow and shrink with the measured time of an item. All items are tried; then the exception of the
+        first that failed is raised. progress=True or a text shows a bar.
+        """
+        return self._run_map(func, iterable, chunksize, False, progress, timeout, retries)
+
+    def starmap(self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None, *,
+                progress: bool | str | None = None, timeout: float | None = None,
+                retries: int | tuple[int, int] | None = None) -> list[Any]:
+        """[func(*x) for x in iterable], by the workers: see `map`."""
+        return self._run_map(func, iterable, chunksize, True, progress, timeout, retries)
+
+    def _run_map(self, func: Any, iterable: Any, chunksize: int | None, star: bool, progress: bool | str | None, timeout: float | None,
+                 retries: int | tuple[int, int] | None) -> list[Any]:
+        self._check_running()
+        if not hasattr(iterable, "__len__"):
+            iterable = list(iterable)
+        bar = _progress_bar(progress, len(iterable))
+        if bar is None:
+            return self._map(func, iterable, _chunk(chunksize), star, timeout=timeout, retries=retries)
+        with bar:
+            return self._map(func, iterable, _chunk(chunksize), star, bar.update, timeout, retries)
+
+    def map_async(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None,
+                  callback: Callable[[list[Any]], object] | None = None, error_callback: Callable[[BaseException], object] | None = None,
+                  *, timeout: float | None = None, retries: int | tuple[int, int] | None = None) -> _core.AsyncResult:
+        """`map`, but returns at once: an AsyncResult. Callbacks run in a thread of the pool's."""
+        self._check_running()
+        if not hasattr(iterable, "__len__"):
+            iterable = list(iterable)
+        return self._map_async(func, iterable, _chunk(chunksize), False, callback, error_callback, timeout, retries)
+
+    def starmap_async(self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None,
+                      callback: Callable[[list[Any]], object] | None = None,
+                      error_callback: Callable[[BaseException], object] | None = None, *, timeout: float | None = None,
+                      retries: int | tuple[int, int] | None = None) -> _core.AsyncResult:
+        """`starmap`, but returns at once: an AsyncResult."""
+        self._check_running()
+        if not hasattr(iterable, "__len__"):
+            iterable = list(iterable)
+        return self._map_async(func, iterable, _chunk(chunksize), True, callback, error_callback, timeout, retries)
+
+    def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1, *, progress: bool | str | None = None,
+             timeout: float | None = None, retries: int | tuple[int, int] | None = None) -> Any:
+        """An iterator over func(x) for x in iterable, in order. Lazy: a few tasks are ahead of the consumer, so iterables may be endless."""
+        return self._run_imap(func, iterable, chunksize, True, progress, timeout, retries)
+
+    def imap_unordered(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1, *,
+                       progress: bool | str | None = None, timeout: float | None = None,
+                       retries: int | tuple[int, int] | None = None) -> Any:
+        """`imap`, but results come as they finish."""
+        return self._run_imap(func, iterable, chunksize, False, progress, timeout, retries)
+
+    def _run_imap(self, func: Any, iterable: Any, chunksize: int, ordered: bool, progress: bool | str | None, timeout: float | None,
+                  retries: int | tuple[int, int] | None) -> Any:
+        self._check_running()
+        if chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
+        results = self._imap(func, iterable, chunksize, ordered, timeout, retries)
+        bar = _progress_bar(progress, len(iterable) if hasattr(iterable, "__len__") else None)
+        return results if bar is None else _with_bar(results, bar)
+
+    # ---- what the extension calls
+
+    def _check_running(self) -> None:
+        if not self._running:
+            raise ValueError("Pool not running")
+
+    def _start_callbacks(self) -> None:
+        if self._callback_thread is None:
+            thread: Any = threading.Thread(target=self._mailbox.serve, name="manyhands callbacks", daemon=True)
+            thread._manyhands = True
+            thread.start()
+            self._callback_thread = thread
+
+    def _lazy_made(self, iterator: Any) -> None:
+        self._lazy[iterator] = None
+
+    def _lazy_begun(self, iterator: Any) -> None:
+        # From here on only the consumer keeps it: dropping it cancels what has not started.
+        self._lazy.pop(iterator, None)
+        self._lazy_alive.add(iterator)
+
+    def _lazy_ended(self, iterator: Any) -> None:
+        self._lazy.pop(iterator, None)
+        self._lazy_alive.discard(iterator)
+        if self._state == CLOSE and not self._lazy and not self._lazy_alive:
+            self._close()
+
+    # ---- life
+
+    def close(self) -> None:
+        """Take no more calls; what was given goes on, also lazily."""
+        if self._state == RUN:
+            self._state = CLOSE
+            self._stop_calls()
+            if not self._lazy and not self._lazy_alive:
+                self._close()
+
+    def terminate(self) -> None:
+        """Kill the workers; what has not finished raises CancelledError."""
+        self._state = TERMINATE
+        self._terminate()
+        self._lazy.clear()
+        self._mailbox.close()
+        _open.discard(self)
+
+    def join(self) -> None:
+        """Wait until everything that was given has finished and the workers have ended. Close or terminate before."""
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        if self._state not in (CLOSE, TERMINATE):
+            raise ValueError("In unknown state")
+        if self._state == CLOSE:
+            for iterator in [*self._lazy, *self._lazy_alive]:
+                iterator._drain()
+            self._close()
+        self._join()
+        self._mailbox.close()
+        thread = self._callback_thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        self._close_start_data()
+        _open.discard(self)
+
+    def stats(self) -> dict[str, int]:
+        """Counts of tasks and workers, and the shared memory in use."""
+        return self._stats()
+
+    @property
+    def _pool(self) -> list[_WorkerView]:
+        return [_WorkerView(pid) for pid in self._pids()]
+
+    def __enter__(self) -> Pool:
+        self._check_running()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.terminate()
+
+    def __reduce__(self) -> Any:
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    def __repr__(self) -> str:
+        cls = type(self)
+        return f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={len(self._pids())}>"
+
+    def __del__(self, _warn: Any = warnings.warn, RUN: str = RUN, _getpid: Any = os.getpid) -> None:
+        if getattr(self, "_owner", None) != _getpid():
+            return
+        if self._state == RUN:
+            _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
+        self._close_start_data()
+
+
+def _chunk(chunksize: int | None) -> int:
+    if chunksize is None:
+        return 0
+    if chunksize < 1:
+        raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
+    return chunksize
+
+
+def _with_bar(results: Any, bar: Any) -> Iterator[Any]:
+    with bar:
+        for item in results:
+            yield item
+            bar.update()
+
+
+def _make_thread_pool() -> Any:
+    """The standard library's pool of threads: nothing travels there, so there is nothing to make faster or safer."""
+    from multiprocessing.pool import ThreadPool as Standard
+
+    class ThreadPool(Standard):
+        """A pool of threads, with the interface of `multiprocessing.pool.ThreadPool`."""
+
+    ThreadPool.__module__ = __name__
+    ThreadPool.__qualname__ = "ThreadPool"
+    globals()["ThreadPool"] = ThreadPool
+    return ThreadPool
+

@@ -1,0 +1,90 @@
+/* The module manyhands._core: types, and the few functions that belong to none. */
+#include "core.h"
+
+#define MHPY_TEXT_OF(x) #x
+#define MHPY_TEXT(x) MHPY_TEXT_OF(x)
+#define MHPY_VERSION MHPY_TEXT(MH_VERSION_MAJOR) "." MHPY_TEXT(MH_VERSION_MINOR) "." MHPY_TEXT(MH_VERSION_PATCH)
+
+mhpy_state mhpy;
+
+static PyObject *cpu_count(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return PyLong_FromSize_t(mh_cpu_count());
+}
+
+static PyObject *fork_count(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return PyLong_FromLong(mhpy_fork_count);
+}
+
+static PyMethodDef methods[] = {
+    {"cpu_count", cpu_count, METH_NOARGS, "cpu_count(): cores that this process may use."},
+    {"fork_count", fork_count, METH_NOARGS, "fork_count(): forks that the library made in this process and its ancestors."},
+    {"worker_main", mhpy_worker_main, METH_VARARGS, "worker_main(socket, prepare): be a pool's worker until it closes."},
+    {"worker_server", mhpy_worker_server, METH_VARARGS, "worker_server(socket, prepare): fork a pool's workers on request."},
+    {"forkserver_serve", mhpy_forkserver_serve, METH_VARARGS,
+     "forkserver_serve(socket, entry): fork children that run entry(message, fds) on request."},
+    {"encode", mhpy_encode_py, METH_O, "encode(items): a block of bytes, as tasks and results travel."},
+    {"decode", mhpy_decode_py, METH_O, "decode(block): the items of a block; ValueError when it is not valid."},
+    {NULL, NULL, 0, NULL},
+};
+
+static bool add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **out)
+{
+    *out = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
+    return *out && PyModule_AddType(module, *out) == 0;
+}
+
+static PyObject *attribute(const char *module_name, const char *name)
+{
+    PyObject *module = PyImport_ImportModule(module_name), *found = module ? PyObject_GetAttrString(module, name) : NULL;
+    Py_XDECREF(module);
+    return found;
+}
+
+static bool fill_state(PyObject *module)
+{
+    mhpy.module = module;
+    mhpy.loads = attribute("_pickle", "loads");
+    mhpy.empty_tuple = PyTuple_New(0);
+    mhpy.str_buffers = Py_BuildValue("(s)", "buffers");
+    mhpy.errors = mhpy.str_buffers ? PyImport_ImportModule("manyhands._errors") : NULL;
+    mhpy.serial = mhpy.errors ? PyImport_ImportModule("manyhands._serial") : NULL;
+    return mhpy.loads && mhpy.empty_tuple && mhpy.serial;
+}
+
+static int execute(PyObject *module)
+{
+    if (mhpy.module) {
+        PyErr_SetString(PyExc_ImportError, "manyhands._core can be used by one interpreter of a process only");
+        return -1;
+    }
+    if (!fill_state(module) || !add_type(module, &mhpy_buffer_spec, &mhpy.buffer_type) ||
+        !add_type(module, &mhpy_process_spec, &mhpy.process_type) ||
+        !add_type(module, &mhpy_forkserver_spec, &mhpy.forkserver_type) || !add_type(module, &mhpy_pool_spec, &mhpy.pool_type) ||
+        !add_type(module, &mhpy_async_result_spec, &mhpy.async_result_type) ||
+        !add_type(module, &mhpy_mailbox_spec, &mhpy.mailbox_type) || !add_type(module, &mhpy_imap_spec, &mhpy.imap_type)) {
+        memset(&mhpy, 0, sizeof mhpy);
+        return -1;
+    }
+    mhpy_install_fork_hooks();
+    return PyModule_AddStringConstant(module, "version", MHPY_VERSION);
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, execute},
+    {0, NULL},
+};
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "manyhands._core",
+    .m_doc = "The C core of manyhands: processes, and pools with their codec.",
+    .m_size = 0,
+    .m_methods = methods,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__core(void);
+PyMODINIT_FUNC PyInit__core(void) { return PyModuleDef_Init(&definition); }

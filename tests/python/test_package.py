@@ -1,0 +1,87 @@
+"""The package itself: stubs, docstrings' examples, names."""
+
+import doctest
+import importlib
+import inspect
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import manyhands
+from manyhands import _core
+
+FOLDER = Path(manyhands.__file__).parent
+
+
+@pytest.mark.parametrize("module", ["manyhands", "manyhands.pool", "manyhands.context", "manyhands.forkserver", "manyhands._errors", "manyhands._serial"])
+def test_examples_in_docstrings(module):
+    found = importlib.import_module(module)
+    result = doctest.testmod(found, optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
+    if module == "manyhands.pool":
+        assert result.attempted > 0
+
+
+def test_stub_names_what_is_there():
+    """Every public name of the extension is in _core.pyi, and the other way round."""
+    import ast
+
+    def names_in(body):
+        return {n.name if hasattr(n, "name") else getattr(n.target, "id", "") for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.AnnAssign))}
+
+    tree = ast.parse((FOLDER / "_core.pyi").read_text())
+    public = {n for n in dir(_core) if not n.startswith("__")}
+    assert names_in(tree.body) == public
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            kind = getattr(_core, node.name)
+            there = {n for n, v in vars(kind).items() if not (n.startswith("__") and n.endswith("__"))}
+            written = {n for n in names_in(node.body) if not (n.startswith("__") and n.endswith("__"))}
+            assert there == written, node.name
+
+
+def test_mypy_strict():
+    pytest.importorskip("mypy")
+    done = subprocess.run([sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", os.devnull, "-p", "manyhands"],
+                          capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stdout
+
+
+def test_typed():
+    assert (FOLDER / "py.typed").exists()
+
+
+def test_every_public_name_of_the_standard_library():
+    missing = [n for n in multiprocessing.__all__ if not hasattr(manyhands, n)]
+    assert missing == []
+    assert set(manyhands.__all__) <= set(dir(manyhands)) | {"SerializationError"}
+    assert manyhands.TimeoutError is multiprocessing.TimeoutError and manyhands.ProcessError is multiprocessing.ProcessError
+
+
+def test_public_things_have_docstrings():
+    for name in ("Pool", "AsyncResult", "IMapIterator"):
+        for attribute, value in inspect.getmembers(getattr(manyhands.pool, name)):
+            if not attribute.startswith("_") and callable(value):
+                assert value.__doc__, (name, attribute)
+
+
+def test_nothing_heavy_is_imported():
+    program = "import sys, manyhands.pool; print([m for m in ('numpy', 'cloudpickle', 'tqdm', 'asyncio', 'multiprocessing.pool', 'multiprocessing.managers', 'logging') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_exceptions_survive_pickling():
+    import pickle
+
+    for e in (manyhands.WorkerLost(9, 0, 5, 2, 123), manyhands.PoisonTask(0, 3, 5, 2, 123), manyhands.TaskTimeout(9, 0, 1, 1, 1), manyhands.OutOfMemory(9, 0, 1, 1, 1),
+              manyhands.TaskExited("x", 3), manyhands.SerializationError("a", "b")):
+        copy = pickle.loads(pickle.dumps(e))
+        assert type(copy) is type(e) and str(copy) == str(e) and copy.__dict__ == e.__dict__
+    assert issubclass(manyhands.OutOfMemory, MemoryError) and issubclass(manyhands.TaskTimeout, manyhands.TimeoutError)
+    assert issubclass(manyhands.SerializationError, pickle.PicklingError)
+
+
