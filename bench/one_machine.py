@@ -1,0 +1,52 @@
+"""One machine: Manyhands beside the tools that a user would pick instead, in one run.
+
+    python bench/one_machine.py [--rounds N] [--row TEXT]... [--out FOLDER]
+
+Every row is measured in paired rounds: each contender once, in turn, then the next round; the table
+shows medians and the ratio of each peer to ours (above 1: ours is better). Writes `one-machine.md`,
+`one-machine.json` and `one-machine.png` into the folder.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import contenders
+import rows
+import table
+
+
+def measure(row, rounds):
+    """Median figure of each contender of `row`; a contender may ask for fewer rounds (row.rounds)."""
+    figures = {name: [] for name in row.contenders}
+    for turn in range(rounds):
+        for name, run in row.contenders.items():
+            if turn < row.rounds.get(name, rounds):
+                figures[name].append(run())
+    return {name: statistics.median(values) for name, values in figures.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="paired rounds of each row (default: 5)")
+    parser.add_argument("--row", action="append", help="only rows whose name holds this text")
+    parser.add_argument("--workers", type=int, default=contenders.cores(), help="default: the cores")
+    parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder for the results (default: build/bench)")
+    options = parser.parse_args()
+    results = []
+    for row in rows.all_rows(options.workers):
+        if options.row and not any(text in row.name for text in options.row):
+            continue
+        results.append((row, measure(row, options.rounds)))
+        print(table.line(*results[-1]), flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "one-machine.md").write_text(table.markdown(results, options))
+    (options.out / "one-machine.json").write_text(json.dumps(table.plain(results), indent=1) + "\n")
+    table.plot(results, options.out / "one-machine.png")
+    missed = [row.name for row, figures in results if row.target and not row.target.reached(figures)]
+    print(f"\n{len(results)} rows, {len(missed)} targets missed{': ' + '; '.join(missed) if missed else ''}")
+
+
+if __name__ == "__main__":
+    main()
