@@ -58,7 +58,7 @@ def test_typed():
 def test_every_public_name_of_the_standard_library():
     missing = [n for n in multiprocessing.__all__ if not hasattr(manyhands, n)]
     assert missing == []
-    assert set(manyhands.__all__) <= set(dir(manyhands)) | {"SerializationError"}
+    assert [n for n in manyhands.__all__ if not hasattr(manyhands, n)] == []  # some are made when first asked for
     assert manyhands.TimeoutError is multiprocessing.TimeoutError and manyhands.ProcessError is multiprocessing.ProcessError
 
 
