@@ -44,6 +44,7 @@ if stage "build" build; then
         stage "C tests" tools/c_tests.sh build "$results/c.json"
         stage "Python tests" python_tests
         stage "sanitizers" tools/sanitize.sh "$results"
+        stage "valgrind" tools/valgrind.sh
         stage "fuzzing" tools/fuzz.sh
     fi
 fi
