@@ -39,6 +39,7 @@ bench: build ## every benchmark, beside its peers
 	@tools/configure.sh build -Dbench=true
 	ninja -C build -j $(JOBS)
 	meson test -C build --benchmark --verbose
+	.venv/bin/python python/src/codec_bench.py
 	.venv/bin/python bench/one_machine.py
 
 sanitize: ## the C tests under the address, undefined-behaviour and thread sanitizers

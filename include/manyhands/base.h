@@ -125,6 +125,10 @@ MH_API void mh_buf_destroy(mh_buf **b);
 typedef void *(*mh_realloc_fn)(void *old, size_t size, void *ctx);
 MH_API void mh_allocator_set(mh_realloc_fn fn, void *ctx);
 
+/* Let private memory [at, at + size) that nobody has touched yet be made of huge pages, wherever whole ones fit: touching it
+ * for the first time costs a third then. A hint, for memory that will all be used. threads: any. */
+MH_API void mh_memory_want_huge(void *at, size_t size);
+
 #ifdef __cplusplus
 }
 #endif

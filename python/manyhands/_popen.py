@@ -72,11 +72,13 @@ def dump_process(process_obj: Any, popen: Any) -> memoryview:
     try:
         context.reduction.dump(preparation, buffer)
         begin = buffer.tell()
+        passed = len(popen._fds)
         try:
             context.reduction.dump(process_obj, buffer)
         except (context.reduction.pickle.PicklingError, AttributeError, TypeError):
             buffer.seek(begin)
             buffer.truncate()
+            del popen._fds[passed:]
             data = _serial._dump_by_value(process_obj)
             if data is None:
                 raise

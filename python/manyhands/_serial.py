@@ -32,8 +32,18 @@ _BUFFER_MIN = 4096
 def _dispatch_table() -> dict[type, Callable[[Any], Any]]:
     # Connections, sockets and locks have reducers of the standard library's own.
     reduction = sys.modules.get("multiprocessing.reduction")
-    table = copyreg.dispatch_table
-    return {**table, **reduction.ForkingPickler._extra_reducers} if reduction else table
+    table: dict[type, Callable[[Any], Any]] = copyreg.dispatch_table
+    if reduction:
+        table = {**table, **reduction.ForkingPickler._extra_reducers}
+    array = getattr(sys.modules.get("numpy"), "ndarray", None)
+    if array is not None and array not in table:
+        table = {**table, array: _reduce_array}
+    return table
+
+
+def _reduce_array(array: Any) -> Any:
+    # What arrives is the receiver's own, so it can be written to; pickle would remember that it could not be here.
+    return (array if array.flags.writeable else array.copy("K")).__reduce_ex__(5)
 
 
 def dumps(items: list[Any], by_value: bool) -> tuple[Any, list[pickle.PickleBuffer]]:
@@ -72,7 +82,9 @@ def _dump_by_value(items: Any, buffer_callback: Callable[[pickle.PickleBuffer], 
     file = io.BytesIO()
     pickler = cloudpickle.Pickler(file, 5, buffer_callback=buffer_callback)
     # cloudpickle keeps its own table in front of copyreg's
-    pickler.dispatch_table = {**_dispatch_table(), **dict(cloudpickle.Pickler.dispatch_table)}
+    # and hides the attribute of the pickler in C, which alone counts
+    table = {**_dispatch_table(), **dict(cloudpickle.Pickler.dispatch_table)}
+    vars(Pickler)["dispatch_table"].__set__(pickler, table)
     try:
         pickler.dump(items)
     except Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import pickle
@@ -68,6 +69,9 @@ class Prepare:
             context._force_start_method(self.method)
 
     def __call__(self) -> None:
+        if self.method != "spawn":
+            # Pages of inherited objects stay shared: a collection would write to each of them, for garbage that is not ours.
+            gc.freeze()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
         self._become_worker()
         _util._close_stdin()
@@ -119,7 +123,11 @@ def main() -> None:
     """The program of an exec'ed worker ("worker") or of a pool's fork server ("server")."""
     socket, role, path = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with open(path, "rb") as file:
+    try:
+        file = open(path, "rb")
+    except OSError:  # the pool has ended meanwhile
+        return
+    with file:
         file.seek(0)
         preparation, data = pickle.load(file)
     current = _process.current_process()

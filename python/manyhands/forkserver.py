@@ -31,7 +31,9 @@ def interpreter_command(program: str, *arguments: str) -> list[str]:
     """The command line of a fresh interpreter that runs `program`, and finds this package wherever this process found it."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     found = f"import sys; sys.path.append({root!r}); {program}"
-    return [os.fsdecode(spawn.get_executable()), *util._args_from_interpreter_flags(), "-c", found, *arguments]
+    # Ctrl-C is for the program, which ends this one too. Ignored only from here on it could still hit the interpreter while it starts.
+    ignoring = ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+    return [*ignoring, os.fsdecode(spawn.get_executable()), *util._args_from_interpreter_flags(), "-c", found, *arguments]
 
 
 def _start() -> _core.ForkServer:

@@ -326,14 +326,8 @@ def _with_bar(results: Any, bar: Any) -> Iterator[Any]:
 
 
 def _make_thread_pool() -> Any:
-    """The standard library's pool of threads: nothing travels there, so there is nothing to make faster or safer."""
-    from multiprocessing.pool import ThreadPool as Standard
-
-    class ThreadPool(Standard):
-        """A pool of threads, with the interface of `multiprocessing.pool.ThreadPool`."""
+    from ._threadpool import ThreadPool
 
     ThreadPool.__module__ = __name__
-    ThreadPool.__qualname__ = "ThreadPool"
     globals()["ThreadPool"] = ThreadPool
     return ThreadPool
-

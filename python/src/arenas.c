@@ -7,24 +7,20 @@
  */
 #include "core.h"
 
-#include <pthread.h>
-#include <sys/mman.h>
+#include <stdatomic.h>
 
 enum { STOCK = 16 };
-#define HUGE_PAGE ((uintptr_t)2 << 20)
 
 /* The interpreter's lock does not suffice: subinterpreters have their own and share the allocator. */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static atomic_flag lock = ATOMIC_FLAG_INIT; /* held for a few system calls at most */
 static PyObjectArenaAllocator original; /* while users > 0 or the hook could not be taken off */
 static void *stock[STOCK];
 static size_t stock_count, stock_size, users;
 
-/* Ask for huge pages wherever whole ones fit; without them all is as before. */
-static void want_huge(void *data, size_t size)
+static void take_lock(void)
 {
-    uintptr_t begin = ((uintptr_t)data + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1), end = ((uintptr_t)data + size) & ~(HUGE_PAGE - 1);
-    if (end > begin)
-        (void)madvise((void *)begin, end - begin, MADV_HUGEPAGE); /* a kernel without them refuses */
+    while (atomic_flag_test_and_set(&lock))
+        ;
 }
 
 /* Neighbours in memory, in whichever direction the kernel places them, are advised as one. */
@@ -44,7 +40,7 @@ static void refill_stock(size_t size)
             else
                 break;
         }
-        want_huge((void *)low, high - low);
+        mh_memory_want_huge((void *)low, high - low);
     }
 }
 
@@ -52,12 +48,12 @@ static void *take_arena(void *ctx, size_t size)
 {
     (void)ctx;
     void *arena = NULL;
-    pthread_mutex_lock(&lock);
+    take_lock();
     if (!stock_count && users)
         refill_stock(size);
     if (stock_count && stock_size == size)
         arena = stock[--stock_count];
-    pthread_mutex_unlock(&lock);
+    atomic_flag_clear(&lock);
     return arena ? arena : original.alloc(original.ctx, size);
 }
 
@@ -70,19 +66,19 @@ static void give_arena(void *ctx, void *arena, size_t size)
 void mhpy_arenas_begin(void)
 {
     PyObjectArenaAllocator now;
-    pthread_mutex_lock(&lock);
+    take_lock();
     PyObject_GetArenaAllocator(&now);
     if (users++ == 0 && now.alloc != take_arena) {
         original = now;
         PyObject_SetArenaAllocator(&(PyObjectArenaAllocator){.alloc = take_arena, .free = give_arena});
     }
-    pthread_mutex_unlock(&lock);
+    atomic_flag_clear(&lock);
 }
 
 void mhpy_arenas_end(void)
 {
     PyObjectArenaAllocator now;
-    pthread_mutex_lock(&lock);
+    take_lock();
     if (--users == 0) {
         PyObject_GetArenaAllocator(&now);
         if (now.alloc == take_arena) /* else somebody put theirs on top, and ours must stay below it */
@@ -90,7 +86,7 @@ void mhpy_arenas_end(void)
         while (stock_count)
             original.free(original.ctx, stock[--stock_count], stock_size);
     }
-    pthread_mutex_unlock(&lock);
+    atomic_flag_clear(&lock);
 }
 
-void mhpy_want_huge(PyObject *list) { want_huge(((PyListObject *)list)->ob_item, (size_t)Py_SIZE(list) * sizeof(PyObject *)); }
+void mhpy_want_huge(PyObject *list) { mh_memory_want_huge(((PyListObject *)list)->ob_item, (size_t)Py_SIZE(list) * sizeof(PyObject *)); }

@@ -17,6 +17,8 @@
 #include "manyhands/pool.h"
 #include "manyhands/process.h"
 
+#include "codec_parse.h"
+
 /* The type of a METH_FASTCALL | METH_KEYWORDS function; the detour by void * keeps -Wcast-function-type quiet. */
 #define MHPY_METHOD(f) ((PyCFunction)(void *)(f))
 
@@ -66,7 +68,7 @@ PyObject *mhpy_buffer_copy(const void *data, size_t size, bool readonly);
 PyObject *mhpy_buffer_lease(mh_result *result);
 extern PyType_Spec mhpy_buffer_spec;
 
-/* ---- codec.c ----------------------------------------------------------------------------------- */
+/* ---- codec_write.c, codec_read.c, codec_run.c ----------------------------------------------------------------------------------- */
 
 /* Room for a message of `size` bytes, 64-byte aligned; a second call replaces the first. NULL with an exception set. */
 typedef unsigned char *(*mhpy_room_fn)(void *ctx, size_t size);
@@ -80,11 +82,8 @@ bool mhpy_encode_slice(PyObject *fast, Py_ssize_t start, Py_ssize_t count, size_
 
 /* Reads the items of a block one after the other. */
 typedef struct mhpy_reader {
-    uint8_t kind;
-    uint32_t count, at;
-    const unsigned char *data, *heap; /* the column; for bytes and text what the lengths in it talk about */
-    size_t heap_size, heap_at;
-    uint32_t width;
+    mhpy_part part;
+    uint32_t at;
     struct mhpy_reader *columns; /* of tuples */
     PyObject *items;             /* of a pickle: the list */
     PyObject *owner;             /* the lease that buffers point into, if any was needed */

@@ -116,6 +116,8 @@ PyObject *mhpy_task_error(mh_result *r)
 
 void mhpy_blame(const char *what, Py_ssize_t index, PyObject *function)
 {
+    if (!PyErr_ExceptionMatches(PyExc_Exception))
+        return; /* an interrupt has nothing to do with the object */
     PyObject *exception = mhpy_take_exception();
     if (!exception)
         return;

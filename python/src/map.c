@@ -69,8 +69,8 @@ static void explain_result(void)
 
 static bool read_items(mhpy_reader *reader, PyObject *list, Py_ssize_t start, Py_ssize_t count)
 {
-    if (reader->count != (size_t)count) {
-        PyErr_Format(PyExc_ValueError, "a worker answered %u items for %zd", reader->count, count);
+    if (reader->part.count != (size_t)count) {
+        PyErr_Format(PyExc_ValueError, "a worker answered %u items for %zd", reader->part.count, count);
         return false;
     }
     return mhpy_reader_fill(reader, ((PyListObject *)list)->ob_item + start, count);

@@ -441,7 +441,7 @@ static bool call_arguments(const call *c, PyObject **args, PyObject **kwargs)
 {
     *kwargs = NULL;
     *args = !c->args ? Py_NewRef(mhpy.empty_tuple) : PyTuple_CheckExact(c->args) ? Py_NewRef(c->args) : PySequence_Tuple(c->args);
-    if (!*args || !c->kwargs || c->kwargs == Py_None)
+    if (!*args || !c->kwargs)
         return *args;
     if (PyDict_Check(c->kwargs)) {
         *kwargs = PyDict_GET_SIZE(c->kwargs) ? Py_NewRef(c->kwargs) : NULL;
@@ -451,6 +451,8 @@ static bool call_arguments(const call *c, PyObject **args, PyObject **kwargs)
     if (*kwargs && PyDict_Update(*kwargs, c->kwargs) == 0 && PyDict_GET_SIZE(*kwargs))
         return true;
     bool empty = *kwargs && !PyErr_Occurred();
+    if (!empty && PyErr_ExceptionMatches(PyExc_AttributeError))
+        PyErr_Format(PyExc_TypeError, "argument after ** must be a mapping, not %.200s", Py_TYPE(c->kwargs)->tp_name);
     Py_CLEAR(*kwargs);
     if (!empty)
         Py_CLEAR(*args);

@@ -125,7 +125,7 @@ static bool run_items(mhpy_reader *r, PyObject *function, bool star, mhpy_writer
             explain("encoding_error", w->list);
         return false;
     }
-    while (r->at < r->count) {
+    while (r->at < r->part.count) {
         PyObject *item = mhpy_reader_next(r);
         if (!item) {
             explain("decoding_error", NULL);
@@ -155,7 +155,7 @@ static PyObject *run_call(mhpy_reader *r, PyObject *function, bool is_inline)
     }
     if (function && !(args = mhpy_reader_next(r)))
         explain("decoding_error", NULL);
-    if (args && r->at < r->count && !(kwargs = mhpy_reader_next(r)))
+    if (args && r->at < r->part.count && !(kwargs = mhpy_reader_next(r)))
         explain("decoding_error", NULL);
     if (args && !PyErr_Occurred()) {
         if (PyTuple_CheckExact(args) && !kwargs)
@@ -196,7 +196,7 @@ static bool run_task(mh_task *task, const mhpy_task_head *head, mhpy_reader *r)
     int64_t began = head->flags & MHPY_FLAG_TIMED ? mh_now() : 0;
     reply room = {.task = task};
     mhpy_writer w;
-    mhpy_writer_open(&w, head->op == MHPY_OP_CALL ? 1 : r->count, sizeof(mhpy_reply_head), reply_room, &room);
+    mhpy_writer_open(&w, head->op == MHPY_OP_CALL ? 1 : r->part.count, sizeof(mhpy_reply_head), reply_room, &room);
     Py_XINCREF(function); /* a nested task or a full cache must not take it away */
     bool ok;
     if (head->op == MHPY_OP_CALL) {

@@ -192,3 +192,11 @@ size_t mh__os_address_limit(void)
     struct rlimit limit;
     return getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY ? (size_t)limit.rlim_cur : 0;
 }
+
+void mh_memory_want_huge(void *at, size_t size)
+{
+    const uintptr_t page = (uintptr_t)2 << 20;
+    uintptr_t begin = ((uintptr_t)at + page - 1) & ~(page - 1), end = ((uintptr_t)at + size) & ~(page - 1);
+    if (end > begin)
+        madvise((void *)begin, end - begin, MADV_HUGEPAGE); /* a kernel without them refuses, and all is as before */
+}

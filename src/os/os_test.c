@@ -220,6 +220,21 @@ static void names_are_checked_and_exclusive(void **state)
     mh__os_close(&fd);
 }
 
+static void huge_pages_are_only_a_hint(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {0, 1, 4096, (size_t)5 << 20};
+    char *at;
+    size_t size = (size_t)8 << 20;
+    assert_int_equal(mh__os_map((void **)&at, -1, 0, size, true), MH_OK);
+    for (size_t i = 0; i < MH__COUNT_OF(sizes); i++) {
+        mh_memory_want_huge(at + 4096, sizes[i]);
+        memset(at, 1, size); /* whatever the kernel thinks of it */
+    }
+    mh__os_unmap(at, size);
+    mh_memory_want_huge(NULL, 0);
+}
+
 static void random_bytes_differ(void **state)
 {
     (void)state;
@@ -337,6 +352,7 @@ int main(void)
         cmocka_unit_test(a_sparse_memfd_takes_and_gives_back_pages),
         cmocka_unit_test(too_much_memory_is_an_error_that_says_how_much),
         cmocka_unit_test(names_are_checked_and_exclusive),
+        cmocka_unit_test(huge_pages_are_only_a_hint),
         cmocka_unit_test(random_bytes_differ),
         cmocka_unit_test(identities_follow_a_fork_and_end_with_it),
         cmocka_unit_test(a_thread_has_an_identity_of_its_own),

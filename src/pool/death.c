@@ -67,6 +67,13 @@ static void count_start(mh__hand *hand, const mh_future *running, bool asked, co
                        !status ? -1 : status->signal ? status->signal : status->code);
 }
 
+/* Its fork server has ended, or is about to: asking that one again at once would only fail as often as it takes to break the pool. */
+static void give_server_time(mh__hand *hand, const mh_exit *status)
+{
+    if (hand->process && (!status || status->lost))
+        hand->pool->refill_ns = mh__deadline_after(mh_now(), REFILL_AGAIN_MS * MH_MILLISECOND);
+}
+
 static void leave_place(mh__hand *hand)
 {
     mh_pool *pool = hand->pool;
@@ -99,6 +106,7 @@ void mh__hand_leave(mh__hand *hand, const mh_exit *status)
         running->exit_code = status && !status->signal ? status->code : 0;
     }
     count_start(hand, running, asked, status);
+    give_server_time(hand, status);
     if (asked)
         pool->stats.workers_recycled += pool->state == MH__POOL_OPEN || pool->live_count;
     else

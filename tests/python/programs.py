@@ -38,10 +38,10 @@ class Program:
         os.mkfifo(told)
         self._told = os.open(told, os.O_RDWR | os.O_CLOEXEC)  # also for writing: it never comes to an end
         self._heard = b""
-        # The program learns its own number by exec'ing after the fork: env is the same for all, the number is the leader's.
         env = {**os.environ, "MH_TEST_MARK": self.mark, "MH_TEST_TOLD": str(told)}
+        env.pop("PYTHONUNBUFFERED", None)  # what is printed comes in whole lines
         start = ("import os, sys; os.environ['MH_TEST_PROGRAM'] = str(os.getpid()); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])")
-        with open(self.folder / "out", "wb") as out, open(self.folder / "err", "wb") as err:
+        with open(self.folder / "out", "ab") as out, open(self.folder / "err", "ab") as err:
             self.process = subprocess.Popen([sys.executable, "-S", "-c", start, *python, str(path), *args], stdin=subprocess.DEVNULL,
                                             stdout=out, stderr=err, env=env, start_new_session=True)
         self.pid = self.process.pid

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import operator
 import os
+import sys
 import threading
 import time
 
@@ -640,3 +641,110 @@ def test_iterator_over_a_pool_that_was_terminated_says_so():
     with pytest.raises((manyhands.CancelledError, ValueError)):
         for _ in it:
             pass
+
+
+# ---- pools of threads: what they have beyond the standard library's
+
+
+def test_thread_pool_retries_each_item():
+    seen = []
+
+    def flaky(x):
+        seen.append(x)
+        if seen.count(x) < 3:
+            raise ValueError(x)
+        return x
+
+    with manyhands.ThreadPool(2) as p:
+        assert p.map(flaky, range(5), retries=2) == list(range(5))
+        assert sorted(seen) == sorted(list(range(5)) * 3)
+        del seen[:]
+        with pytest.raises(ValueError):
+            p.apply(flaky, (1,), retries=(5, 1))
+        with pytest.raises(ValueError):
+            p.apply(flaky, (1,), retries=-1)
+    with manyhands.ThreadPool(2, retries=2) as p:
+        assert list(p.imap(flaky, [7, 8, 9])) == [7, 8, 9]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_thread_pool_imap_is_lazy(ordered):
+    pulled = []
+
+    def endless():
+        i = 0
+        while True:
+            pulled.append(i)
+            yield i
+            i += 1
+
+    with manyhands.ThreadPool(2) as p:
+        results = (p.imap if ordered else p.imap_unordered)(lambda x: x * x, endless())
+        got = [next(results) for _ in range(10)]
+        assert len(set(got)) == 10 and len(pulled) < 100
+        assert p.apply(len, ("abc",)) == 3  # nothing else waits for the consumer
+
+
+def test_thread_pool_imap_after_close_and_join():
+    p = manyhands.ThreadPool(2)
+    begun, fresh = p.imap(str, range(100)), p.imap_unordered(str, range(100), chunksize=7)
+    assert next(begun) == "0"
+    p.close()
+    with pytest.raises(ValueError):
+        p.apply(str, (1,))
+    assert next(begun) == "1"
+    p.join()
+    assert list(begun) == [str(i) for i in range(2, 100)]
+    assert sorted(map(int, fresh)) == list(range(100))
+
+
+def test_thread_pool_imap_errors_and_timeout():
+    gate = threading.Event()
+
+    def broken():
+        yield 1
+        raise KeyError("source")
+
+    with manyhands.ThreadPool(1) as p:
+        results = p.imap(str, broken())
+        assert next(results) == "1"
+        with pytest.raises(KeyError):
+            next(results)
+        with pytest.raises(StopIteration):
+            next(results)
+        waiting = p.imap(lambda x: gate.wait(30), [1])
+        with pytest.raises(manyhands.TimeoutError):
+            waiting.next(timeout=0.01)
+        gate.set()
+        assert next(waiting) is True
+
+
+def test_thread_pool_terminate_ends_lazy_iterators():
+    gate = threading.Event()
+    p = manyhands.ThreadPool(1)
+    results = p.imap(lambda x: gate.wait(30), range(100))
+    gate_opener = threading.Timer(0.05, gate.set)
+    gate_opener.start()
+    p.terminate()
+    with pytest.raises(manyhands.CancelledError):
+        for _ in range(101):
+            next(results)
+    gate_opener.join()
+
+
+def test_thread_pool_answers_sys_exit():
+    with manyhands.ThreadPool(2) as p:
+        with pytest.raises(manyhands.TaskExited):
+            p.apply(sys.exit, (3,))
+        with pytest.raises(manyhands.TaskExited):
+            p.map(sys.exit, [1, 2, 3])
+        assert p.map(abs, [-1, -2]) == [1, 2]
+
+
+def test_thread_pool_progress(capsys):
+    with manyhands.ThreadPool(2) as p:
+        assert p.map(abs, range(50), progress="fifty") == list(range(50))
+        assert p.starmap(pow, [(2, 3)], progress=True) == [8]
+        assert list(p.imap(abs, range(5), progress="five")) == list(range(5))
+    shown = capsys.readouterr().err
+    assert "fifty" in shown and "50/50" in shown and "5/5" in shown
