@@ -4,7 +4,8 @@
     summary.py FOLDER
 
 The folder holds `stages.txt` (a line "STATUS NAME" per stage), Meson's testlog.json under other names (a JSON object
-per line) and pytest's JUnit XML. Each failed and each skipped test is named with its reason. The summary is also left
+per line) and pytest's JUnit XML. Each failed and each skipped test is named with its reason. A combination that a test
+leaves out because it means nothing ("does not apply: ...") is no skip, and not counted. The summary is also left
 in the folder as summary.txt. The exit status is 1 when anything failed or when nothing ran.
 
 Meson's own JUnit is not used: it counts a test that timed out or died between two TAP lines as passed.
@@ -103,12 +104,16 @@ def collect(folder: Path) -> list[Result]:
         status, stage = line.split(" ", 1)
         reports = [folder / name for name in REPORTS.get(stage, ())]
         found = [result for report in reports if report.exists() for result in read_report(report)]
-        results += found
+        results += [result for result in found if not does_not_apply(result)]
         if status != "0" and not any(result.outcome == "failed" for result in found):
             results.append(Result(f"stage {stage}", "failed", f"exit status {status}"))
         elif not reports:
             results.append(Result(f"stage {stage}", "passed"))
     return results
+
+
+def does_not_apply(result: Result) -> bool:
+    return result.outcome == "skipped" and result.reason.startswith("does not apply: ")
 
 
 def read_report(report: Path) -> Iterator[Result]:

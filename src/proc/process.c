@@ -6,6 +6,7 @@
 #include "os/clock.h"
 #include "os/cpu.h"
 #include "os/fd.h"
+#include "os/futex.h"
 
 enum { SIGNAL_KILL = 9, SIGNAL_TERMINATE = 15, LOST_CODE = 255 };
 
@@ -291,11 +292,25 @@ static mh_err reap(mh_process *p)
     return err;
 }
 
+/* A process that somebody traces (a debugger, a leak checker) has ended before its parent may take the status, and nothing tells when it may. */
+static mh_err reap_traced(mh_process *p, mh_deadline until)
+{
+    for (;;) {
+        mh_err err = reap(p);
+        if (err != MH_ERR_TIMEOUT || !mh__os_left_ns(until))
+            return err;
+        _Atomic uint32_t nobody = 0;
+        err = mh__os_futex_wait(&nobody, 0, mh__os_sooner(until, MH_MILLISECOND));
+        if (err == MH_ERR_INTERRUPTED)
+            return err;
+    }
+}
+
 /* p has ended: get its status from whoever has it. */
 static mh_err collect(mh_process *p, mh_deadline until)
 {
     if (!p->server)
-        return reap(p);
+        return reap_traced(p, until);
     mh_deadline patience = MH__MAX(until, mh_deadline_in(PATIENCE_NS));
     for (;;) {
         mh__process_state state;

@@ -405,7 +405,7 @@ static void a_limited_address_space_makes_it_smaller(void **state)
 {
     (void)state;
     if (SANITIZED)
-        MH_SKIP("a sanitizer needs the whole address space");
+        MH_SKIP("does not apply: a sanitizer needs the whole address space");
     pid_t child = fork();
     if (child == 0) {
         struct rlimit limit = {(rlim_t)1 << 32, (rlim_t)1 << 32};

@@ -783,7 +783,7 @@ static void no_wait_is_surprised_by_the_janitor(void **state)
     (void)state;
     report r;
     if (SANITIZED)
-        MH_SKIP("the thread sanitizer wants a plain fork");
+        MH_SKIP("does not apply: the thread sanitizer wants a plain fork");
     pid_t child = start_tree(create_and_wait_for_children, &r);
     assert_int_equal(r.names[0][0], 'y');
     kill(child, SIGKILL);

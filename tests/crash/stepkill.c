@@ -292,7 +292,7 @@ static void *shared_pages(size_t size)
 static int is_traceable(struct run *r)
 {
 #ifdef INSTRUMENTED
-    return fail(r, "a sanitizer's instructions are not those of the library");
+    return fail(r, "does not apply: a sanitizer's instructions are not those of the library");
 #else
     int status = 0;
     pid_t pid = fork();

@@ -264,7 +264,7 @@ def test_the_server_of_forks_killed_while_busy(new, gate):
         worker = int(read_file(gate))
         parent = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
         if parent == os.getpid():
-            pytest.skip("workers are the caller's own children")
+            pytest.skip("does not apply: workers are the caller's own children")
         os.kill(parent, signal.SIGKILL)
         assert pool.map(square, range(20), 1, retries=5) == SQUARES[:20]
         with pytest.raises(WorkerLost):
@@ -923,7 +923,7 @@ def test_functions_that_were_not_there_when_the_pool_began(tmp_path, method):
 def test_initializer_that_fails(tmp_path, method, what):
     """The standard library starts workers for ever and never answers."""
     if method != "fork" and "os.kill" not in what and "raise" not in what:
-        pytest.skip("with fork is enough")
+        pytest.skip("does not apply: with fork is enough")
     with Program(tmp_path, f"""
         import manyhands
         def initialize():
@@ -1009,6 +1009,29 @@ def test_signals_while_things_start_and_end(tmp_path, method):
                 p.terminate()
                 p.join()
                 assert p.exitcode == -15, p.exitcode
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            tell("end")
+        """) as program:
+        assert program.hear() == "end" and program.wait() == 0 and program.err == "", program.err
+
+
+def test_a_signal_during_terminate(tmp_path):
+    """At whatever instant it comes, no worker is forgotten."""
+    with Program(tmp_path, """
+        import manyhands
+        def busy(x):
+            while True:
+                signal.pause()
+        if __name__ == "__main__":
+            signal.signal(signal.SIGALRM, lambda *_: None)
+            ctx = manyhands.get_context("fork")
+            for i in range(400):
+                pool = ctx.Pool(3)
+                pool.map_async(busy, range(10), 1)
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 + 5e-6 * (i % 100))
+                pool.terminate()
+                pool.join()
+            signal.setitimer(signal.ITIMER_REAL, 0)
             tell("end")
         """) as program:
         assert program.hear() == "end" and program.wait() == 0 and program.err == "", program.err

@@ -46,7 +46,7 @@ def pool(new):
 @pytest.fixture
 def processes_only(kind):
     if kind.endswith("ThreadPool"):
-        pytest.skip("of processes only")
+        pytest.skip("does not apply: of processes only")
 
 
 @pytest.fixture
@@ -400,7 +400,7 @@ def test_the_workers_traceback_tells_the_whole_chain(pool, processes_only):
 
 def test_notes_and_groups(pool):
     if not hasattr(Exception, "add_note"):
-        pytest.skip("from Python 3.11 on")
+        pytest.skip("does not apply: from Python 3.11 on")
     noted = ValueError("v")
     noted.add_note("a note")
     with pytest.raises(ValueError) as caught:
@@ -600,7 +600,7 @@ def test_lazy_in_lazy(pool):
 @pytest.mark.parametrize("chunksize", [1, 10])
 def test_ours_pulls_as_results_are_taken(pool, kind, method, chunksize):
     if kind != "manyhands.Pool":
-        pytest.skip("the standard library pulls all at once")
+        pytest.skip("does not apply: the standard library pulls all at once")
     pulled = 0
 
     def endless() -> Any:

@@ -152,7 +152,7 @@ def test_a_pool_left_open_with_other_start_methods(tmp_path, method, state):
 def test_a_program_without_a_guard(tmp_path, library, method):
     """With spawn its children would start children: they say what is missing, and the program ends."""
     if library == "multiprocessing" and method != "fork":
-        pytest.skip("starts workers for ever")
+        pytest.skip("does not apply: it starts workers for ever")
     with Program(tmp_path, f"""
         import {library} as m
         def square(x):

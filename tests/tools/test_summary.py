@@ -44,6 +44,9 @@ TABLE = [
     ("0 C tests\n", {"c.json": meson("OK", "hello\n")}, "1 passed, 0 failed, 0 skipped", []),
     ("0 C tests\n", {"c.json": meson("SKIP", "no cores\n", status=77)}, "0 passed, 0 failed, 1 skipped",
         ["skipped: base/a_test: no cores"]),
+    # a combination that means nothing is no skip
+    ("0 C tests\n", {"c.json": meson("OK", "1..2\nok 1 - a\n# skip: does not apply: x\nnot ok 2 # SKIP b\n")},
+        "1 passed, 0 failed, 0 skipped", []),
     # what Meson's own JUnit would call passed
     ("1 C tests\n", {"c.json": meson("TIMEOUT", "1..2\nok 1 - a\n", status=-15)}, "1 passed, 1 failed, 0 skipped",
         ["failed: base/a_test: TIMEOUT status -15"]),
