@@ -146,9 +146,9 @@ class Pool(_core.Pool):
             raise
 
     def _close_start_data(self) -> None:
-        if self._start_data >= 0:
-            os.close(self._start_data)
-            self._start_data = -1
+        descriptor, self._start_data = self._start_data, -1  # first forgotten, so that an interrupt cannot close it twice
+        if descriptor >= 0:
+            os.close(descriptor)
 
     # ---- calls
 

@@ -317,8 +317,11 @@ void mh__hand_kill(mh__hand *hand)
 {
     if (!hand->process)
         return;
-    mh_err err = mh_process_kill(hand->process);
-    (void)err; /* it has ended: that is what we want */
+    mh_err err;
+    do
+        err = mh_process_kill(hand->process);
+    while (err == MH_ERR_INTERRUPTED); /* a young worker is waited for first; no signal may save it */
+    (void)err;                         /* it has ended: that is what we want */
 }
 
 /* The worker made its arena before it answered, so its message is there: waiting for it would be waiting for a liar. */
