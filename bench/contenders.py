@@ -56,8 +56,8 @@ class Warm:
 
     def loky(self):
         def make():
-            from joblib.externals.loky import get_reusable_executor
-            return get_reusable_executor(max_workers=self.workers, timeout=600)
+            from joblib.externals.loky import ProcessPoolExecutor  # not the reusable one, which joblib's own rows take
+            return ProcessPoolExecutor(self.workers, timeout=600)
         return self._get(LOKY, make)
 
     def close(self):

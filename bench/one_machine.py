@@ -39,6 +39,7 @@ def main():
         if options.row and not any(text in row.name for text in options.row):
             continue
         results.append((row, measure(row, options.rounds)))
+        row.contenders.clear()  # and with them the inputs: a later row must not fork a process that still holds them
         print(table.line(*results[-1]), flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "one-machine.md").write_text(table.markdown(results, options))

@@ -115,7 +115,7 @@ def arrays(warm, count=64, size=8 << 20):
 
 def start_and_stop(warm):
     def pool(library):
-        with library.Pool(warm.workers) as p:
+        with library.get_context("fork").Pool(warm.workers) as p:  # the others leave threads behind, with which ours would exec
             p.apply(c.noop, (1,))
 
     def executor():
@@ -173,8 +173,8 @@ def death(warm, count=20):
 
 
 def all_rows(workers):
-    """Yields each row with its pools warm, and stops them before the next."""
-    for make in (squares, small_tasks, submitted, round_trip, arrays, start_and_stop, processes, death):
+    """Yields each row with its pools warm, and stops them before the next. Starts come first, while this process is small."""
+    for make in (start_and_stop, processes, squares, small_tasks, submitted, round_trip, arrays, death):
         warm = c.Warm(workers)
         try:
             yield from make(warm)
