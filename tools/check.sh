@@ -29,7 +29,12 @@ build() {
 }
 
 python_tests() {
-    .venv/bin/python -m pytest -q --junit-xml="$results/pytest.xml" "$@"
+    .venv/bin/python -m pytest -q --junit-xml="$results/pytest.xml" --ignore=tests/conformance "$@"
+}
+
+# CPython's own tests: they run in parallel, so apart from the others.
+conformance() {
+    .venv/bin/python -m pytest -q --junit-xml="$results/conformance.xml" tests/conformance "$@"
 }
 
 rm -rf "$results"
@@ -39,10 +44,12 @@ if stage "build" build; then
     if [ "$mode" = short ]; then
         stage "C tests" tools/c_tests.sh build "$results/c.json" --no-suite long
         stage "Python tests" python_tests -m "not long"
+        stage "conformance" conformance -m "not long"
         stage "sanitizers" tools/sanitize.sh "$results"
     else
         stage "C tests" tools/c_tests.sh build "$results/c.json"
         stage "Python tests" python_tests
+        stage "conformance" conformance
         stage "sanitizers" tools/sanitize.sh "$results"
         stage "valgrind" tools/valgrind.sh
         stage "fuzzing" tools/fuzz.sh

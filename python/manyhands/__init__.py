@@ -72,6 +72,10 @@ set_start_method = _default.set_start_method
 
 # What costs time to import comes when it is first asked for.
 _LATER = {"CancelledError": "._errors", "SerializationError": "._errors", "MaybeEncodingError": "._errors", "RemoteTraceback": "._errors", "ThreadPool": ".pool"}
+_MODULES = frozenset((
+    "connection", "dummy", "forkserver", "heap", "managers", "pool", "popen_fork", "popen_forkserver", "popen_spawn_posix", "process", "queues",
+    "reduction", "resource_sharer", "resource_tracker", "shared_memory", "sharedctypes", "spawn", "synchronize", "util",
+))
 
 
 def __getattr__(name: str) -> Any:
@@ -79,7 +83,7 @@ def __getattr__(name: str) -> Any:
 
     if name in _LATER:
         value = getattr(import_module(_LATER[name], __name__), name)
-    elif name in ("pool", "forkserver"):
+    elif name in _MODULES:
         return import_module(f".{name}", __name__)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""CPython's tests of multiprocessing with the start method fork."""
+
+import test._test_multiprocessing
+
+test._test_multiprocessing.install_tests_in_module_dict(globals(), "fork")
