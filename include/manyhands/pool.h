@@ -157,6 +157,9 @@ MH_API void mh_pool_destroy(mh_pool **pool);
 /* Hand in one task; its bytes are copied. `f` may be NULL when nobody wants the result. errors: CLOSED the pool takes no more (or is broken: detail
  * says why); TOO_LARGE; NO_SPACE; NO_MEMORY. Never blocks. owns: the caller releases *f. */
 MH_API MH_NODISCARD mh_err mh_pool_submit(mh_pool *pool, mh_bytes task, const mh_submit_options *options, mh_future **f);
+/* The same for up to 16 kB, but TIMEOUT where another thread is inside the pool at this moment: for callers that hold a lock which that thread
+ * may want. */
+MH_API MH_NODISCARD mh_err mh_pool_submit_now(mh_pool *pool, mh_bytes task, const mh_submit_options *options, mh_future **f);
 /* A block of `size` bytes (64-byte aligned) to write a task into. errors: NO_SPACE, TOO_LARGE. owns: the caller, until it is given or destroyed. */
 MH_API MH_NODISCARD mh_err mh_block_create(mh_block **out, mh_pool *pool, size_t size);
 MH_API void *mh_block_data(mh_block *block);
@@ -175,6 +178,9 @@ MH_API MH_NODISCARD mh_err mh_future_wait(mh_future *f, mh_deadline until);
 MH_API bool mh_future_is_done(const mh_future *f);
 /* Wait and borrow the result: result->err tells how the task ended. May be called once; release it afterwards. errors: TIMEOUT, INTERRUPTED, INVALID taken already. */
 MH_API MH_NODISCARD mh_err mh_future_result(mh_future *f, mh_deadline until, mh_result *result);
+/* Result and release in one, without waiting for anything: a reply of at most `capacity` bytes is copied to `room`, and *result borrows nothing
+ * then; a larger one it borrows. errors: TIMEOUT not done yet, or another thread is inside the pool; INVALID taken already. owns: takes *f on success. */
+MH_API MH_NODISCARD mh_err mh_future_collect(mh_future **f, void *room, size_t capacity, mh_result *result);
 /* Wait and take a copy of the reply. errors: those of waiting, and the task's own err (with its reply, if any, in *reply). owns: the caller. */
 MH_API MH_NODISCARD mh_err mh_future_take(mh_future *f, mh_deadline until, mh_buf **reply);
 /* Ask that it does not run. True when it will not (its result is MH_ERR_CANCELLED); false when it runs already (it then ends with this

@@ -224,11 +224,20 @@ class Pool(_core.Pool):
             raise ValueError("Pool not running")
 
     def _start_callbacks(self) -> None:
-        if self._callback_thread is None:
-            thread: Any = threading.Thread(target=self._mailbox.serve, name="manyhands callbacks", daemon=True)
+        # Several threads may come here at once, and starting a thread lets others run.
+        if self._callback_thread is not None or not self._mailbox.claim(True):
+            return
+        thread: Any = None
+        try:
+            thread = threading.Thread(target=self._mailbox.serve, name="manyhands callbacks", daemon=True)
             thread._manyhands = True
-            thread.start()
             self._callback_thread = thread
+            thread.start()
+        except BaseException:
+            if thread is None or thread.ident is None:
+                self._callback_thread = None
+                self._mailbox.claim(False)
+            raise
 
     def _lazy_made(self, iterator: Any) -> None:
         self._lazy[iterator] = None

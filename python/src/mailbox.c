@@ -9,9 +9,10 @@ typedef struct mailbox {
     PyThread_type_lock guard; /* guards first and last */
     PyThread_type_lock bell;  /* free when somebody should look */
     mhpy_letter *first, **last;
-    size_t expected; /* letters to come; under the interpreter's lock, as is closed */
+    size_t expected; /* letters to come; under the interpreter's lock, as is what follows */
     bool closed;     /* no letter will be expected any more */
-    bool serving;
+    bool claimed;    /* somebody starts the callback thread */
+    bool serving;    /* it runs */
 } mailbox;
 
 PyObject *mhpy_mailbox_create(void)
@@ -24,7 +25,7 @@ PyObject *mhpy_mailbox_create(void)
     m->first = NULL;
     m->last = &m->first;
     m->expected = 0;
-    m->closed = m->serving = false;
+    m->closed = m->claimed = m->serving = false;
     if (m->guard && m->bell) {
         PyThread_acquire_lock(m->bell, NOWAIT_LOCK);
         return (PyObject *)m;
@@ -82,11 +83,24 @@ static mhpy_letter *take_all(mailbox *m)
     return all;
 }
 
-/* The callback thread's main: ends when the mailbox is closed and every expected letter was read. */
+/* True for one caller only, until it says that it could not start the thread. */
+static PyObject *claim(PyObject *self, PyObject *yes)
+{
+    mailbox *m = (mailbox *)self;
+    bool wanted = PyObject_IsTrue(yes) == 1, got = wanted && !m->claimed;
+    m->claimed = wanted;
+    return PyBool_FromLong(got);
+}
+
+/* The callback thread's main: ends when the mailbox is closed and every expected letter was read. One thread at a time: the end rings
+ * for one. */
 static PyObject *serve(PyObject *self, PyObject *unused)
 {
     (void)unused;
     mailbox *m = (mailbox *)self;
+    if (m->serving)
+        Py_RETURN_NONE;
+    m->serving = true;
     while (m->expected || !m->closed) {
         mhpy_letter *letter = take_all(m);
         if (!letter) {
@@ -123,6 +137,7 @@ static PyObject *close_mailbox(PyObject *self, PyObject *unused)
 }
 
 static PyMethodDef methods[] = {
+    {"claim", claim, METH_O, "claim(True): whether the caller is to start the thread that serves; claim(False): it could not."},
     {"serve", serve, METH_NOARGS, "serve(): call callbacks until the mailbox is closed and all were called."},
     {"close", close_mailbox, METH_NOARGS, "close(): no more results will want a callback."},
     {NULL, NULL, 0, NULL},

@@ -89,13 +89,27 @@ bool mhpy_take_items(mh_result *r, PyObject *list, Py_ssize_t start, Py_ssize_t 
     return ok;
 }
 
+static PyObject *read_item(mhpy_reader *reader)
+{
+    if (reader->part.count == 1)
+        return mhpy_reader_next(reader);
+    PyErr_Format(PyExc_ValueError, "a worker answered %u items for one", reader->part.count);
+    return NULL;
+}
+
 PyObject *mhpy_take_item(mh_result *r)
 {
-    PyObject *list = PyList_New(1), *item = NULL;
-    if (list && mhpy_take_items(r, list, 0, 1, NULL))
-        item = Py_NewRef(PyList_GET_ITEM(list, 0));
-    Py_XDECREF(list);
-    MHPY_UNLOCKED(mh_result_release(r));
+    mhpy_reader reader;
+    PyObject *item = NULL;
+    bool answered = r->err == MH_OK;
+    if (open_reply(r, &reader, NULL)) {
+        item = read_item(&reader);
+        mhpy_reader_close(&reader);
+    }
+    if (!item && answered)
+        explain_result();
+    if (r->owner)
+        MHPY_UNLOCKED(mh_result_release(r));
     return item;
 }
 

@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 
 enum { PENDING, TAKING, DONE_OK, DONE_FAILED };
+enum { NEAR_BYTES = 128 }; /* a reply that lies in its slot */
 
 typedef struct result {
     PyObject_HEAD
@@ -107,11 +108,16 @@ static void settle(result *r, PyObject *value)
         PyThread_release_lock(r->settled);
 }
 
+/* Mostly nobody else is inside the pool, and then the interpreter's lock need not be given up. */
 static PyObject *take_single(result *r)
 {
+    _Alignas(64) unsigned char room[NEAR_BYTES];
     mh_result ended;
-    mh_err err;
-    MHPY_UNLOCKED(err = mh_future_result(r->futures[0], MH_NOW, &ended));
+    mh_err err = r->waiters ? MH_ERR_TIMEOUT : mh_future_collect(&r->single, room, sizeof room, &ended);
+    if (!err)
+        r->count = 0;
+    else if (err == MH_ERR_TIMEOUT)
+        MHPY_UNLOCKED(err = mh_future_result(r->single, MH_NOW, &ended));
     return err ? mhpy_raise(err) : mhpy_take_item(&ended);
 }
 
@@ -275,6 +281,10 @@ static PyObject *timeout_argument(PyObject *args, PyObject *kwargs, mh_deadline 
 {
     static char *names[] = {"timeout", NULL};
     PyObject *timeout = Py_None;
+    if (PyTuple_GET_SIZE(args) == 0 && !kwargs) {
+        *until = MH_FOREVER;
+        return timeout;
+    }
     return PyArg_ParseTupleAndKeywords(args, kwargs, "|O", names, &timeout) && mhpy_deadline(timeout, until) ? timeout : NULL;
 }
 
@@ -485,9 +495,12 @@ static bool submit_call(result *r, const call *c, const mh_submit_options *optio
         ok = false;
     }
     if (ok) {
-        Py_BEGIN_ALLOW_THREADS
-        err = mhpy_room_submit(&room, size, options, &r->single);
-        Py_END_ALLOW_THREADS
+        err = room.block ? MH_ERR_TIMEOUT : mh_pool_submit_now(room.pool, (mh_bytes){room.space, size}, options, &r->single);
+        if (err == MH_ERR_TIMEOUT) { /* somebody is inside the pool, who may want the interpreter's lock */
+            Py_BEGIN_ALLOW_THREADS
+            err = mhpy_room_submit(&room, size, options, &r->single);
+            Py_END_ALLOW_THREADS
+        }
         r->count = !err;
         if (err)
             mhpy_raise(err);

@@ -427,10 +427,11 @@ static void look_for_stalls(mh_pool *pool)
     }
 }
 
-/* Workers do not say when they have become idle unless somebody waits, so while tasks wait behind others it is looked. */
-static int64_t next_stall(const mh_pool *pool)
+/* Workers do not say when they have become idle unless somebody waits, so while tasks wait behind others it is looked. Who is awake may as
+ * well look soon; nobody is woken for that. */
+static int64_t next_stall(const mh_pool *pool, bool soon)
 {
-    int64_t at = INT64_MAX, look = mh__deadline_after(pool->now, any_idle(pool) ? STALL_NS : LOOK_IDLE_NS);
+    int64_t at = INT64_MAX, look = mh__deadline_after(pool->now, soon && any_idle(pool) ? STALL_NS : LOOK_IDLE_NS);
     for (size_t i = 0; i < pool->options.workers; i++) {
         const mh__hand *hand = pool->hands[i];
         if (!hand)
@@ -443,14 +444,14 @@ static int64_t next_stall(const mh_pool *pool)
     return at;
 }
 
-int64_t mh__wake_at(mh_pool *pool)
+static int64_t wake_at(mh_pool *pool, bool soon)
 {
     int64_t at = mh_sched_wake_at(pool->sched);
     for (size_t i = 0; i < pool->options.workers; i++)
         if (pool->hands[i])
             at = MH__MIN(at, MH__MIN(pool->hands[i]->check_ns, pool->hands[i]->stop_ns));
     if (pool->live_count > 1)
-        at = MH__MIN(at, next_stall(pool));
+        at = MH__MIN(at, next_stall(pool, soon));
     if (mh__wants_hands(pool))
         at = MH__MIN(at, pool->refill_ns);
     /* wakes are hints: while anything is under way, look now and then */
@@ -458,6 +459,8 @@ int64_t mh__wake_at(mh_pool *pool)
         at = MH__MIN(at, mh__deadline_after(pool->now, LOOK_AGAIN_MS * MH_MILLISECOND));
     return at;
 }
+
+int64_t mh__wake_at(mh_pool *pool) { return wake_at(pool, true); }
 
 /* ---- all of it --------------------------------------------------------------------------------- */
 
@@ -487,11 +490,17 @@ void mh__arm_keeper(mh_pool *pool)
 {
     if (!pool->sched)
         return;
-    if (pool->sleeping_leader && mh__wake_at(pool) < pool->leader_until)
+    if (pool->sleeping_leader && wake_at(pool, false) < pool->leader_until) {
+        pool->leader_until = 0; /* rung: once is enough */
         mh__os_eventfd_set(pool->leader_bell);
-    if (pool->is_led || pool->keeper_awake)
-        return; /* who is awake looks before it sleeps */
-    if (!mh__list_is_empty(&pool->to_call) || mh__wake_at(pool) < pool->keeper_until)
+    }
+    if (pool->keeper_awake)
+        return; /* it looks before it sleeps */
+    if (!mh__list_is_empty(&pool->to_call))
+        mh__keeper_ring(pool); /* callbacks are its own, whoever leads */
+    if (pool->is_led)
+        return;
+    if (wake_at(pool, false) < pool->keeper_until)
         mh__keeper_ring(pool);
     mh__notify needs = what_keeper_needs(pool);
     if (atomic_load_explicit(&pool->board->notify, memory_order_relaxed) == needs)

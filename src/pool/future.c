@@ -3,6 +3,8 @@
 #include "base/memory.h"
 #include "pool/pool.h"
 
+#include <string.h>
+
 static bool is_done(const mh_future *f) { return atomic_load_explicit(&f->is_done, memory_order_acquire); }
 static bool is_future_done(void *f) { return is_done(f); }
 
@@ -57,6 +59,36 @@ mh_err mh_future_result(mh_future *f, mh_deadline until, mh_result *result)
     }
     mh__pool_unlock(f->pool);
     return err;
+}
+
+mh_err mh_future_collect(mh_future **future, void *room, size_t capacity, mh_result *result)
+{
+    mh_future *f = *future;
+    mh_pool *pool = f->pool;
+    mh_err err = mh__pool_check(pool);
+    if (err)
+        return err;
+    if (!is_done(f) || !mh__lock_try(pool->lock))
+        return MH_ERR_TIMEOUT;
+    if (f->flags & MH__RECORD_TAKEN) {
+        mh__pool_unlock(pool);
+        return mh__fail(MH_ERR_INVALID, "the result was taken already");
+    }
+    f->flags |= MH__RECORD_TAKEN;
+    mh__record_result(f, result); /* which borrows by the reference that was the caller's */
+    if (f->reply.size > capacity) {
+        mh__pool_unlock(pool);
+    } else {
+        if (f->reply.size)
+            memcpy(room, f->reply.data, f->reply.size);
+        result->reply.data = room;
+        result->owner = NULL;
+        pool->refs++;
+        mh__record_drop(f);
+        mh__pool_unlock_release(pool);
+    }
+    *future = NULL;
+    return MH_OK;
 }
 
 mh_err mh_future_take(mh_future *f, mh_deadline until, mh_buf **reply)

@@ -7,7 +7,13 @@
 
 enum { NAP_NS = 100000, RESTLESS_NS = 1000000 };
 
-void mh__keeper_ring(mh_pool *pool) { mh__os_eventfd_set(pool->keeper_bell); }
+void mh__keeper_ring(mh_pool *pool)
+{
+    if (pool->keeper_rung)
+        return; /* it may be waiting for the lock: whoever holds that need not ring once more */
+    pool->keeper_rung = true;
+    mh__os_eventfd_set(pool->keeper_bell);
+}
 
 static void call_back(mh_pool *pool)
 {
@@ -25,32 +31,30 @@ static void call_back(mh_pool *pool)
     }
 }
 
-/* Sleep until something is to be done. A worker rings at once for callbacks, else when it has nothing left to run. */
-static void sleep(mh_pool *pool)
+/* Sleep until something is to be done. A worker rings at once for callbacks, else when it has nothing left to run. Woken again and again
+ * by short tasks, let some more of them finish. */
+static void sleep(mh_pool *pool, int64_t *last)
 {
     pool->keeper_awake = false;
     pool->keeper_until = INT64_MAX; /* so that arming does not ring ourselves */
     mh__arm_keeper(pool);
     pool->keeper_until = mh__wake_at(pool);
     mh_deadline until = pool->keeper_until;
+    bool restless = pool->live_count > 0;
     const int fds[] = {pool->keeper_bell, pool->hands_poller};
     unsigned ready;
     mh__pool_unlock(pool);
     mh_err err = mh__os_wait_any(fds, MH__COUNT_OF(fds), until, &ready);
+    int64_t now = mh_now();
+    if (restless && now - *last < RESTLESS_NS)
+        err = mh__os_futex_wait(&pool->nap, 0, mh__deadline_after(now, NAP_NS));
     (void)err; /* whatever woke us: look */
+    *last = now;
     if (ready & 1)
         mh__os_eventfd_clear(pool->keeper_bell);
     mh__pool_lock(pool);
+    pool->keeper_rung = false;
     pool->keeper_awake = true;
-}
-
-/* Woken again and again by short tasks, let some more of them finish. */
-static void nap(mh_pool *pool)
-{
-    mh__pool_unlock(pool);
-    mh_err err = mh__os_futex_wait(&pool->nap, 0, mh_deadline_in(NAP_NS));
-    (void)err;
-    mh__pool_lock(pool);
 }
 
 void mh__keeper_run(void *ctx)
@@ -67,11 +71,7 @@ void mh__keeper_run(void *ctx)
         if (pool->keeper_ends)
             break;
         if (!pool->unawaited)
-            sleep(pool);
-        int64_t now = mh_now();
-        if (now - last < RESTLESS_NS && pool->live_count && !pool->unawaited)
-            nap(pool);
-        last = now;
+            sleep(pool, &last);
     }
     mh__pool_unlock(pool);
 }

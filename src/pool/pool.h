@@ -167,7 +167,7 @@ struct mh_pool {
     mh__list waiters;
     mh__spin spin;
     mh__thread *keeper;
-    bool keeper_awake, keeper_ends;
+    bool keeper_awake, keeper_rung, keeper_ends; /* rung: since it was last awake */
     int64_t keeper_until; /* when it will look by itself */
     _Atomic uint32_t nap; /* on which it naps */
     int64_t now;

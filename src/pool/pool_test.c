@@ -268,6 +268,68 @@ static void test_future(void **state)
     close(gate[1]);
 }
 
+/* Submit and collect without waiting for anybody: near replies are copied, far ones borrowed. */
+static void test_now(void **state)
+{
+    (void)state;
+    FOR_BOTH(kind)
+    {
+        mh_pool *pool = make_pool(kind, 2);
+        for (size_t size = sizeof(job); size <= 300; size += 60) {
+            char bytes[300] = {0}, room[128];
+            memcpy(bytes, &(job){.what = 'E', .value = (int64_t)size}, sizeof(job));
+            mh_future *f = NULL;
+            mh_err err;
+            while ((err = mh_pool_submit_now(pool, (mh_bytes){bytes, size}, NULL, &f)) == MH_ERR_TIMEOUT)
+                ; /* the housekeeper is inside */
+            assert_ok(err);
+            mh_result result = {0};
+            assert_ok(mh_future_wait(f, PATIENCE));
+            while ((err = mh_future_collect(&f, room, sizeof room, &result)) == MH_ERR_TIMEOUT)
+                ;
+            assert_ok(err);
+            assert_null(f);
+            assert_int_equal(result.err, MH_OK);
+            assert_int_equal(result.reply.size, size);
+            assert_memory_equal(result.reply.data, bytes, size);
+            assert_int_equal(result.owner != NULL, size > sizeof room);
+            mh_result_release(&result);
+        }
+        mh_pool_stats stats;
+        mh_pool_stats_read(pool, &stats);
+        assert_int_equal(stats.request_bytes + stats.reply_bytes, 0);
+        static const char large[16385];
+        mh_future *f = NULL;
+        assert_err(mh_pool_submit_now(pool, (mh_bytes){large, sizeof large}, NULL, &f), MH_ERR_TIMEOUT);
+        end_pool(&pool);
+    }
+}
+
+/* What is not done yet, or was taken, is not collected. */
+static void test_collect_too_early_or_late(void **state)
+{
+    (void)state;
+    int gate[2];
+    assert_int_equal(pipe(gate), 0);
+    mh_pool *pool = make_pool(MH_WORKER_PROCESS, 1);
+    mh_future *f = submit(pool, (job){.what = 'w', .value = gate[0]}, NULL);
+    mh_result first, second;
+    char room[128];
+    assert_err(mh_future_collect(&f, room, sizeof room, &first), MH_ERR_TIMEOUT);
+    assert_int_equal(write(gate[1], "x", 1), 1);
+    first = result_of(f);
+    mh_err err;
+    while ((err = mh_future_collect(&f, room, sizeof room, &second)) == MH_ERR_TIMEOUT)
+        ;
+    assert_int_equal(err, MH_ERR_INVALID);
+    assert_non_null(f);
+    mh_result_release(&first);
+    mh_future_release(&f);
+    end_pool(&pool);
+    close(gate[0]);
+    close(gate[1]);
+}
+
 static void test_is_done_needs_no_waiter(void **state)
 {
     (void)state;
@@ -824,6 +886,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_share),
         cmocka_unit_test(test_blocks),
         cmocka_unit_test(test_future),
+        cmocka_unit_test(test_now),
+        cmocka_unit_test(test_collect_too_early_or_late),
         cmocka_unit_test(test_is_done_needs_no_waiter),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_callbacks),

@@ -105,13 +105,13 @@ mh_err mh__submit(mh_pool *pool, mh_bytes task, uint16_t flags, const mh_submit_
 
 void mh__after_submit(mh_pool *pool)
 {
-    /* when workers are full, collect now and then, many at once */
-    if (pool->live_count > pool->assigned_count + 1 && ++pool->submits % DRIVE_EVERY == 0) {
+    pool->now = mh_now();
+    mh__dispatch(pool);
+    /* when workers are full, collect at once, so that nobody need be woken for it, and then now and then, many at a time */
+    if (pool->live_count <= pool->assigned_count)
+        pool->submits = 0;
+    else if (pool->submits++ % DRIVE_EVERY == 0)
         mh__drive(pool);
-    } else {
-        pool->now = mh_now();
-        mh__dispatch(pool);
-    }
     mh__arm_keeper(pool);
 }
 
@@ -128,18 +128,34 @@ static mh_err finish_submit(mh_pool *pool, mh_err err, mh_future *record, mh_fut
     return err;
 }
 
+/* The lock is held before, and not after. */
+static mh_err submit_locked(mh_pool *pool, mh_bytes task, const mh_submit_options *options, mh_future **f)
+{
+    mh_future *record = NULL;
+    const mh_submit_options *o = options ? options : &no_options;
+    mh_err err = mh__can_submit(pool, o);
+    if (!err)
+        err = mh__submit(pool, task, 0, o, NULL, &record);
+    return finish_submit(pool, err, record, f);
+}
+
 mh_err mh_pool_submit(mh_pool *pool, mh_bytes task, const mh_submit_options *options, mh_future **f)
 {
     mh_err err = mh__pool_check(pool);
     if (err)
         return err;
-    mh_future *record = NULL;
-    const mh_submit_options *o = options ? options : &no_options;
     mh__pool_lock(pool);
-    err = mh__can_submit(pool, o);
-    if (!err)
-        err = mh__submit(pool, task, 0, o, NULL, &record);
-    return finish_submit(pool, err, record, f);
+    return submit_locked(pool, task, options, f);
+}
+
+mh_err mh_pool_submit_now(mh_pool *pool, mh_bytes task, const mh_submit_options *options, mh_future **f)
+{
+    mh_err err = mh__pool_check(pool);
+    if (err)
+        return err;
+    if (task.size > COPY_UNLOCKED_BYTES || !mh__lock_try(pool->lock))
+        return MH_ERR_TIMEOUT;
+    return submit_locked(pool, task, options, f);
 }
 
 /* ---- blocks ------------------------------------------------------------------------------------ */

@@ -285,6 +285,37 @@ def test_callbacks_in_order_of_their_ends(pool, tmp_path):
     assert order == ["quick", "slow"]
 
 
+def test_one_callback_thread_whoever_comes_first(monkeypatch):
+    """Two threads' first calls with callbacks: the second comes while the first starts the pool's callback thread."""
+    got, start = [], threading.Thread.start
+
+    def count():
+        return [t.name for t in threading.enumerate()].count("manyhands callbacks")
+
+    before = count()
+    with manyhands.Pool(1) as p:
+
+        def second():
+            p.apply_async(square, (2,), callback=got.append).wait(20)
+
+        def start_slowly(thread):
+            monkeypatch.undo()
+            start(thread)
+            other = threading.Thread(target=second)
+            other.start()
+            other.join(30)
+
+        monkeypatch.setattr(threading.Thread, "start", start_slowly)
+        p.apply_async(square, (3,), callback=got.append).wait(20)
+        assert sorted(got) == [4, 9]
+        assert count() == before + 1
+        p.close()
+        ender = threading.Thread(target=p.join, daemon=True)  # which would wait for ever for the thread that nobody rings
+        ender.start()
+        ender.join(30)
+        assert not ender.is_alive() and count() == before
+
+
 def test_callback_that_fails_hurts_nobody(pool, monkeypatch):
     import sys
 
