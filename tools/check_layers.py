@@ -46,7 +46,7 @@ PURE = {"sched", "wire"}
 COMPILER = re.compile(r"(?:x86|imm|emm|smm|nmm)intrin\.h|cpuid\.h|arm_acle\.h|arm_neon\.h")
 # Libraries, each with the only place that may know it.
 LIBRARIES = {
-    "zmq": "net", "zmq_utils": "net", "sqlite3": "cluster", "hwloc": "os",
+    "zmq": "net", "zmq_utils": "net", "nettle": "net", "sqlite3": "cluster", "hwloc": "os",
     "Python": "python", "structmember": "python", "pythread": "python",
 }
 

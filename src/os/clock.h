@@ -4,6 +4,9 @@
 
 #include "manyhands/base.h"
 
+/* Nanoseconds since 1970 by the clock on the wall, which may jump: for dates that people read, never for waiting. */
+int64_t mh__os_wall_ns(void);
+
 /* Nanoseconds left until `until`: 0 when it has passed, INT64_MAX for MH_FOREVER. */
 int64_t mh__os_left_ns(mh_deadline until);
 

@@ -1,0 +1,25 @@
+/* Small private files: written whole or not at all, and read only when nobody else could have written them. */
+#ifndef MH_OS_FILE_H
+#define MH_OS_FILE_H
+
+#include "manyhands/base.h"
+
+bool mh__os_path_exists(const char *path);
+/* Make a folder and those above it that are missing, each with mode 0700. errors: of mkdir; INVALID the path is too long, or
+ * something else has the name. */
+mh_err mh__os_folder_make(const char *path);
+/* Write a file of mode 0600 under a temporary name, bring it to the disk and give it its name, replacing what had it. The
+ * temporary name is exclusive and follows no link. errors: of the system; no file is left behind. */
+mh_err mh__os_file_write_private(const char *path, mh_bytes content);
+/* Read a whole file of at most `size_max` bytes. errors: NOT_FOUND; TOO_LARGE; PERMISSION it is a link, no plain file, belongs to
+ * neither this user nor root, or its mode lets others read or write it. */
+mh_err mh__os_file_read_private(mh_buf **out, const char *path, size_t size_max);
+/* Remove a name; one that is not there is no error. */
+mh_err mh__os_file_unlink(const char *path);
+
+/* This host's name, cut to fit. */
+void mh__os_host_name(char *out, size_t capacity);
+/* New files are the owner's only, from now on. */
+void mh__os_umask_private(void);
+
+#endif
