@@ -74,6 +74,17 @@ MH_API mh_err mh_shm_unlink(const char *name);
 MH_API MH_NODISCARD mh_err mh_shm_tree_fd(int *fd);
 /* Takes fd on success. errors: INVALID it is something else; EXISTS this process has a tree already; NO_MEMORY. */
 MH_API MH_NODISCARD mh_err mh_shm_tree_join(int fd);
+/* A process that cannot be given the descriptor has a tree of its own; what it creates must not go with it when a program that started
+ * it still works with the name: names of this tree stay until `process` has ended, too. It is what mh_shm_tree_self gave there.
+ * errors: INVALID; SYSTEM, NO_MEMORY. */
+MH_API MH_NODISCARD mh_err mh_shm_tree_await(uint64_t process);
+MH_API uint64_t mh_shm_tree_self(void);
+/* Whenever names are left that the janitor has to remove, it writes one line that says how many to (its copy of) fd; the last call counts.
+ * errors: INVALID it is not open; SYSTEM, NO_MEMORY. */
+MH_API MH_NODISCARD mh_err mh_shm_tree_report(int fd);
+/* Let the end of this process's tree remove an existing name, whoever created it; let it not. errors: INVALID, NOT_FOUND; SYSTEM, NO_MEMORY. */
+MH_API MH_NODISCARD mh_err mh_shm_track(const char *name);
+MH_API mh_err mh_shm_untrack(const char *name);
 
 /* ---- any segment ------------------------------------------------------------------------------ */
 
@@ -86,6 +97,31 @@ MH_API const char *mh_shm_name(const mh_shm *shm);
 MH_API bool mh_shm_is_readonly(const mh_shm *shm);
 /* Unmap and close in this process. A name stays. */
 MH_API void mh_shm_destroy(mh_shm **shm);
+
+/* ---- counted segments ------------------------------------------------------------------------- */
+
+/* A segment that lives as long as anybody uses it, with nobody to say who removes its name: what shared arrays are made of. It has a random
+ * name, by which it is opened elsewhere. In front of its bytes lies a table of the processes that have it open. Whoever closes it last
+ * removes the name; processes that were killed do not count; the end of the creator's tree removes it at the latest.
+ *
+ * A name that is on its way from one process to another (in a queue, in a task) is announced with mh_shared_post and taken off with the first
+ * mh_shared_open that follows, so that the sender may close meanwhile. Announced but never opened it stays until the tree ends.
+ * What is opened twice for one announcement is there the second time only as long as somebody has it open.
+ *
+ * After a fork the child may use and must close its copy of the object. It counts as a user of its own from its first mh_shared_post on. */
+typedef struct mh_shared mh_shared;
+
+/* Zeroed. errors: as mh_shm_create_named. */
+MH_API MH_NODISCARD mh_err mh_shared_create(mh_shared **out, size_t size);
+/* errors: as mh_shm_open_named; CORRUPT it is no such segment. NOT_FOUND also means that its last user has closed it. */
+MH_API MH_NODISCARD mh_err mh_shared_open(mh_shared **out, const char *name, uint32_t flags);
+/* Count one reference that is on its way. errors: CLOSED the name is gone, only forked children have the memory: send a copy. */
+MH_API MH_NODISCARD mh_err mh_shared_post(mh_shared *s);
+MH_API void *mh_shared_data(const mh_shared *s); /* 4096-byte aligned */
+MH_API size_t mh_shared_size(const mh_shared *s);
+MH_API const char *mh_shared_name(const mh_shared *s);
+MH_API bool mh_shared_is_readonly(const mh_shared *s);
+MH_API void mh_shared_close(mh_shared **s);
 
 /* ---- heap ------------------------------------------------------------------------------------- */
 

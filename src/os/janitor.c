@@ -32,13 +32,13 @@
 #define DROPS_MEMORY 1
 #endif
 
-enum { ADD = 1, FORGET = 2, SEND_TIMEOUT_S = 5 };
+enum { ADD = 1, FORGET = 2, ADD_QUIETLY = 3, AWAIT = 4, REPORT = 5, SEND_TIMEOUT_S = 5 };
 
 typedef struct message {
     uint32_t verb;
     uint32_t name_size; /* with the zero */
     mh__file_id id;
-    mh__identity creator;
+    mh__identity creator; /* AWAIT: whom to wait for */
     char name[MH__OS_NAME_MAX + 1];
 } message;
 
@@ -50,6 +50,7 @@ enum { ENTRIES_MAX = 1 << 20, CREATORS_MAX = 256, SOCKET = 3 };
 
 typedef struct entry {
     mh__file_id id;
+    bool quiet; /* not to be reported */
     char name[MH__OS_NAME_MAX + 1];
 } entry;
 
@@ -63,6 +64,7 @@ typedef struct table {
         int fd;
     } creators[CREATORS_MAX]; /* the processes that told of names, while they live */
     size_t creator_count;
+    int report; /* where to tell of names that were left, or -1 */
 } table;
 
 static bool open_table(table *t)
@@ -88,7 +90,7 @@ static void add(table *t, const message *m)
         return;
     t->count = MH__MAX(t->count, at + 1);
     t->numbers[at] = m->id.number;
-    t->entries[at] = (entry){.id = m->id};
+    t->entries[at] = (entry){.id = m->id, .quiet = m->verb == ADD_QUIETLY};
     memcpy(t->entries[at].name, m->name, m->name_size);
 }
 
@@ -143,24 +145,63 @@ static void note_creator(table *t, mh__identity who)
 static void obey(table *t, const message *m, size_t size)
 {
     if (size < offsetof(message, name) || m->name_size < 1 || m->name_size > sizeof m->name ||
-        size != offsetof(message, name) + m->name_size || m->name[m->name_size - 1] || !m->id.number)
+        size != offsetof(message, name) + m->name_size || m->name[m->name_size - 1])
         return;
-    if (m->verb == ADD) {
+    if (m->verb == AWAIT)
+        note_creator(t, m->creator);
+    if (!m->id.number)
+        return;
+    if (m->verb == ADD || m->verb == ADD_QUIETLY) {
         add(t, m);
         note_creator(t, m->creator);
-    }
-    else if (m->verb == FORGET)
+    } else if (m->verb == FORGET) {
         forget(t, m);
+    }
+}
+
+/* One message, and the descriptor that a REPORT brings. Returns its size; 0 at the end, or -1 with errno. */
+static ssize_t receive(table *t, message *m)
+{
+    char control[CMSG_SPACE(sizeof(int))];
+    struct iovec part = {m, sizeof *m};
+    struct msghdr head = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    ssize_t size = recvmsg(SOCKET, &head, MSG_CMSG_CLOEXEC);
+    struct cmsghdr *c = size > 0 ? CMSG_FIRSTHDR(&head) : NULL;
+    if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len < CMSG_LEN(sizeof(int)))
+        return size;
+    if (t->report >= 0)
+        close(t->report);
+    memcpy(&t->report, CMSG_DATA(c), sizeof(int));
+    return size;
+}
+
+/* What the standard library's resource tracker says, in its words, for who looks for them. */
+static void report(int fd, size_t count)
+{
+    static const char before[] = "manyhands: resource_tracker: There appear to be ",
+                      after[] = " leaked shared_memory objects to clean up at shutdown\n";
+    char text[sizeof before + sizeof after + 20];
+    size_t size = sizeof before - 1, digits = 1;
+    memcpy(text, before, size);
+    for (size_t left = count; left > 9; left /= 10)
+        digits++;
+    for (size_t i = digits, left = count; i-- > 0; left /= 10)
+        text[size + i] = (char)('0' + left % 10);
+    size += digits;
+    memcpy(text + size, after, sizeof after - 1);
+    if (write(fd, text, size + sizeof after - 1) < 0)
+        return; /* nobody listens */
 }
 
 static void serve(void)
 {
     static table t;
     message m;
+    t.report = -1;
     if (!open_table(&t))
         return;
     for (;;) {
-        ssize_t size = recv(SOCKET, &m, sizeof m, 0);
+        ssize_t size = receive(&t, &m);
         if (size < 0 && errno == EINTR)
             continue;
         if (size <= 0)
@@ -169,9 +210,12 @@ static void serve(void)
     }
     for (size_t i = 0; i < t.creator_count; i++)
         has_ended(t.creators[i].fd, -1);
+    size_t left = 0;
     for (size_t i = 0; i < t.count; i++)
-        if (t.numbers[i])
-            mh__os_named_unlink_file(t.entries[i].name, t.entries[i].id);
+        if (t.numbers[i] && mh__os_named_unlink_file(t.entries[i].name, t.entries[i].id) && !t.entries[i].quiet)
+            left++;
+    if (left && t.report >= 0)
+        report(t.report, left); /* last: a pipe that nobody reads may be full */
 }
 
 /* ---- giving up what the fork gave ------------------------------------------------------------------ */
@@ -436,9 +480,9 @@ uint64_t mh__os_process_namespace(void)
     return stat("/proc/self/ns/pid", &st) == 0 ? st.st_ino : 0;
 }
 
-static mh_err tell(uint32_t verb, const char *name, mh__file_id id)
+static mh_err tell_with(uint32_t verb, const char *name, mh__file_id id, mh__identity who, int fd)
 {
-    message m = {.verb = verb, .id = id, .creator = mh__os_self_process()};
+    message m = {.verb = verb, .id = id, .creator = who};
     const tie *l = current();
     size_t size = strlen(name) + 1;
     if (!l)
@@ -450,23 +494,29 @@ static mh_err tell(uint32_t verb, const char *name, mh__file_id id)
     mh_deadline until = mh_deadline_in(SEND_TIMEOUT_S * MH_SECOND);
     mh_bytes bytes = {&m, offsetof(message, name) + size};
     mh_err err;
-    while ((err = mh__os_send(l->fd, bytes, NULL, 0, until)) == MH_ERR_INTERRUPTED)
+    while ((err = mh__os_send(l->fd, bytes, fd >= 0 ? &fd : NULL, fd >= 0, until)) == MH_ERR_INTERRUPTED)
         ;
     return err;
 }
 
+static mh_err tell(uint32_t verb, const char *name, mh__file_id id)
+{
+    return tell_with(verb, name, id, mh__os_self_process(), -1);
+}
+
 /* When the janitor was killed another one takes its place: for this name and those to come. The old socket stays open:
  * who else was given its number could not tell. */
-mh_err mh__os_janitor_add(const char *name, mh__file_id id)
+mh_err mh__os_janitor_add(const char *name, mh__file_id id, bool quietly)
 {
+    uint32_t verb = quietly ? ADD_QUIETLY : ADD;
     tie *l = atomic_load(&newest);
-    mh_err err = tell(ADD, name, id);
+    mh_err err = tell(verb, name, id);
     if (err != MH_ERR_CLOSED)
         return err;
     if (l && l->janitor)
         waitpid(mh__identity_number(l->janitor), NULL, (int)__WCLONE | WNOHANG);
     err = replace(l);
-    return err ? err : tell(ADD, name, id);
+    return err ? err : tell(verb, name, id);
 }
 
 void mh__os_janitor_forget(const char *name, mh__file_id id)
@@ -474,3 +524,7 @@ void mh__os_janitor_forget(const char *name, mh__file_id id)
     if (current())
         (void)tell(FORGET, name, id);
 }
+
+mh_err mh__os_janitor_await(mh__identity who) { return tell_with(AWAIT, "", (mh__file_id){0}, who, -1); }
+
+mh_err mh__os_janitor_report(int fd) { return tell_with(REPORT, "", (mh__file_id){0}, 0, fd); }

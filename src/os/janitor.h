@@ -6,7 +6,7 @@
  *
  * It is in a session of its own with all signals blocked, so that what kills a process group or a terminal's jobs
  * does not reach it. It was cloned without an exit signal: no SIGCHLD tells of it and no wait() returns it. It holds
- * no descriptor but its socket, and it gives up the memory that the fork gave it.
+ * no descriptor but its socket (and the one that it was told to report to), and it gives up the memory that the fork gave it.
  */
 #ifndef MH_OS_JANITOR_H
 #define MH_OS_JANITOR_H
@@ -26,8 +26,13 @@ mh__identity mh__os_janitor_identity(void);
 /* A number for the name space that process numbers belong to here, or 0. */
 uint64_t mh__os_process_namespace(void);
 
-/* Tell it of a name that is about to be given to a file, or that it need not care any longer. errors: CLOSED it was killed. */
-mh_err mh__os_janitor_add(const char *name, mh__file_id id);
+/* Tell it of a name that is about to be given to a file (quietly: that it is left is worth no report), or that it need not care any
+ * longer. errors: CLOSED it was killed. */
+mh_err mh__os_janitor_add(const char *name, mh__file_id id, bool quietly);
 void mh__os_janitor_forget(const char *name, mh__file_id id);
+/* Names stay until that process has ended, too. errors: CLOSED there is none. */
+mh_err mh__os_janitor_await(mh__identity who);
+/* Have it write one line there when it had to remove names. It keeps a copy of fd. errors: CLOSED. */
+mh_err mh__os_janitor_report(int fd);
 
 #endif

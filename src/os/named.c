@@ -184,17 +184,16 @@ mh_err mh__os_named_unlink(const char *name)
 }
 
 /* Written without snprintf: the janitor calls it in a process that was forked beside running threads. */
-void mh__os_named_unlink_file(const char *name, mh__file_id id)
+bool mh__os_named_unlink_file(const char *name, mh__file_id id)
 {
     struct stat st;
     path at;
     size_t size = strlen(name);
     if (size > MH__OS_NAME_MAX)
-        return;
+        return false;
     memcpy(at.text, FOLDER "/", sizeof FOLDER);
     memcpy(at.text + sizeof FOLDER, name, size + 1);
-    if (lstat(at.text, &st) == 0 && st.st_dev == id.device && st.st_ino == id.number)
-        unlink(at.text);
+    return lstat(at.text, &st) == 0 && st.st_dev == id.device && st.st_ino == id.number && unlink(at.text) == 0;
 }
 
 void mh__os_named_each(const char *prefix, void (*fn)(const char *name, mh__file_id id, void *ctx), void *ctx)

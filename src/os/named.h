@@ -29,8 +29,8 @@ mh_err mh__os_named_create(int *fd, const char *name, size_t size);
 mh_err mh__os_named_open(int *fd, const char *name);
 /* Remove a name. errors: INVALID, NOT_FOUND, PERMISSION. */
 mh_err mh__os_named_unlink(const char *name);
-/* Remove the name only while it belongs to that file. async-signal-safe. */
-void mh__os_named_unlink_file(const char *name, mh__file_id id);
+/* Remove the name only while it belongs to that file; says whether it did. async-signal-safe. */
+bool mh__os_named_unlink_file(const char *name, mh__file_id id);
 /* Call fn for every name in /dev/shm that begins with prefix and belongs to this user. */
 void mh__os_named_each(const char *prefix, void (*fn)(const char *name, mh__file_id id, void *ctx), void *ctx);
 

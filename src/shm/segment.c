@@ -8,6 +8,7 @@
 #include "os/janitor.h"
 #include "os/memory.h"
 #include "os/named.h"
+#include "shm/segment.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -156,12 +157,12 @@ static void sweep(void) { mh__os_named_each(PREFIX, sweep_one, NULL); }
 
 /* The janitor knows the file before it has a name, so that no kill in between leaves one behind; and it removes the name
  * only while that file has it, so that losing the race for a name harms nobody. */
-static mh_err publish(int fd, const char *name)
+static mh_err publish(int fd, const char *name, bool quietly)
 {
     mh__file_id id;
     mh_err err = mh__os_file_id(fd, &id);
     if (!err)
-        err = mh__os_janitor_add(name, id);
+        err = mh__os_janitor_add(name, id, quietly);
     if (err)
         return err;
     err = mh__os_named_publish(fd, name);
@@ -179,7 +180,7 @@ static mh_err prepare(int *fd, size_t size)
     return mh__os_named_prepare(fd, size);
 }
 
-mh_err mh_shm_create_named(mh_shm **out, const char *wanted, size_t size)
+mh_err mh__shm_create_named(mh_shm **out, const char *wanted, size_t size, bool quietly)
 {
     char name[MH__OS_NAME_MAX + 1];
     int fd = -1, tree;
@@ -204,11 +205,13 @@ mh_err mh_shm_create_named(mh_shm **out, const char *wanted, size_t size)
         mh__os_close(&fd);
         return err;
     }
-    err = publish(fd, name);
+    err = publish(fd, name, quietly);
     if (err)
         mh_shm_destroy(out);
     return err;
 }
+
+mh_err mh_shm_create_named(mh_shm **out, const char *name, size_t size) { return mh__shm_create_named(out, name, size, false); }
 
 mh_err mh_shm_open_named(mh_shm **out, const char *name, uint32_t flags)
 {
@@ -251,6 +254,41 @@ mh_err mh_shm_tree_fd(int *fd)
 }
 
 mh_err mh_shm_tree_join(int fd) { return mh__os_janitor_adopt(fd); }
+
+uint64_t mh_shm_tree_self(void) { return mh__os_self_process(); }
+
+mh_err mh_shm_tree_await(uint64_t process)
+{
+    int fd;
+    mh_err err = process ? mh_shm_tree_fd(&fd) : mh__fail(MH_ERR_INVALID, "no process has the identity 0");
+    return err ? err : mh__os_janitor_await(process);
+}
+
+mh_err mh_shm_tree_report(int descriptor)
+{
+    int fd;
+    mh_err err = descriptor >= 0 ? mh_shm_tree_fd(&fd) : mh__fail(MH_ERR_INVALID, "descriptor %d", descriptor);
+    return err ? err : mh__os_janitor_report(descriptor);
+}
+
+mh_err mh_shm_track(const char *name)
+{
+    mh__file_id id = {0};
+    int fd;
+    mh_err err = mh__os_named_id(name, &id);
+    if (!err)
+        err = mh_shm_tree_fd(&fd);
+    return err ? err : mh__os_janitor_add(name, id, false);
+}
+
+mh_err mh_shm_untrack(const char *name)
+{
+    mh__file_id id = {0};
+    mh_err err = mh__os_named_id(name, &id);
+    if (!err)
+        mh__os_janitor_forget(name, id);
+    return err;
+}
 
 /* ---- any segment ------------------------------------------------------------------------------- */
 

@@ -669,6 +669,99 @@ static void others_may_join_a_tree(void **state)
     mh_shm_destroy(&s);
 }
 
+static void create_tracked_and_untracked(report *r)
+{
+    mh_shm *s[3] = {NULL};
+    forget_parents_tree();
+    for (size_t i = 0; i < 3; i++) {
+        snprintf(r->names[i], sizeof r->names[i], "manyhands-test-%d-track-%zu", getpid(), i);
+        if (mh_shm_create_named(&s[i], r->names[i], PAGE))
+            _exit(1);
+    }
+    if (mh_shm_untrack(r->names[1]) || mh_shm_untrack(r->names[2]) || mh_shm_track(r->names[2]))
+        _exit(1);
+}
+
+static void names_may_be_left_to_others(void **state)
+{
+    (void)state;
+    report r;
+    pid_t child = start_tree(create_tracked_and_untracked, &r);
+    int janitor = open_janitor(&r);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    wait_for_janitor(janitor);
+    assert_false(exists(r.names[0]));
+    assert_true(exists(r.names[1]));
+    assert_false(exists(r.names[2]));
+    assert_ok(mh_shm_unlink(r.names[1]));
+    assert_err(mh_shm_track(r.names[1]), MH_ERR_NOT_FOUND);
+    assert_err(mh_shm_untrack(r.names[1]), MH_ERR_NOT_FOUND);
+    assert_err(mh_shm_track("a/b"), MH_ERR_INVALID);
+}
+
+static uint64_t awaited;
+static int report_to;
+
+static void create_and_await(report *r)
+{
+    mh_shm *s = NULL;
+    forget_parents_tree();
+    if (mh_shm_create_named(&s, NULL, PAGE) || mh_shm_tree_await(awaited) || mh_shm_tree_await(0) != MH_ERR_INVALID ||
+        mh_shm_tree_report(-1) != MH_ERR_INVALID || (report_to >= 0 && mh_shm_tree_report(report_to)))
+        _exit(1);
+    strcpy(r->names[0], mh_shm_name(s));
+}
+
+static void tell_who_it_is(report *r)
+{
+    uint64_t self = mh_shm_tree_self();
+    memcpy(r->names[0], &self, sizeof self);
+}
+
+/* The janitor of one tree waits for a process of another. */
+static void names_stay_until_who_is_awaited_has_ended(void **state)
+{
+    (void)state;
+    report r, other;
+    pid_t starter = start_tree(tell_who_it_is, &other);
+    memcpy(&awaited, other.names[0], sizeof awaited);
+    report_to = -1;
+    pid_t child = start_tree(create_and_await, &r);
+    int janitor = open_janitor(&r);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    struct pollfd p = {.fd = janitor, .events = POLLIN};
+    assert_int_equal(poll(&p, 1, 100), 0);
+    assert_true(exists(r.names[0]));
+    kill(starter, SIGKILL);
+    waitpid(starter, NULL, 0);
+    wait_for_janitor(janitor);
+    assert_false(exists(r.names[0]));
+}
+
+static void names_that_were_left_are_reported(void **state)
+{
+    (void)state;
+    int pipes[2];
+    report r;
+    char line[200];
+    assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
+    awaited = mh_shm_tree_self() + 1; /* nobody */
+    report_to = pipes[1];
+    pid_t child = start_tree(create_and_await, &r);
+    close(pipes[1]);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    ssize_t size = 0, got;
+    while ((got = read(pipes[0], line + size, sizeof line - 1 - (size_t)size)) > 0)
+        size += got;
+    line[size] = 0;
+    assert_string_equal(line, "manyhands: resource_tracker: There appear to be 1 leaked shared_memory objects to clean up at shutdown\n");
+    assert_false(exists(r.names[0]));
+    close(pipes[0]);
+}
+
 /* ---- the janitor itself ---------------------------------------------------------------------------- */
 
 static size_t count_fds(int32_t pid)
@@ -1049,6 +1142,9 @@ int main(void)
         cmocka_unit_test(a_killed_janitor_is_replaced_and_its_names_are_swept),
         cmocka_unit_test(a_killed_janitor_has_a_successor),
         cmocka_unit_test(others_may_join_a_tree),
+        cmocka_unit_test(names_may_be_left_to_others),
+        cmocka_unit_test(names_stay_until_who_is_awaited_has_ended),
+        cmocka_unit_test(names_that_were_left_are_reported),
         cmocka_unit_test(the_janitor_keeps_nothing),
         cmocka_unit_test(no_wait_is_surprised_by_the_janitor),
         cmocka_unit_test(threads_start_one_janitor),
