@@ -67,6 +67,7 @@ def dump_process(process_obj: Any, popen: Any) -> memoryview:
 
     preparation = spawn.get_preparation_data(process_obj._name)
     preparation["start_method"] = _default_context.get_start_method()
+    process_obj._tree_root = _core.shm_root()
     buffer = io.BytesIO()
     context.set_spawning_popen(popen)
     try:

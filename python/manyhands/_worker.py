@@ -39,6 +39,7 @@ class Prepare:
         self.parent_pid = os.getpid()
         self.parent_name = current.name
         self.parent_identity = current._identity
+        self.tree_root = _core.shm_root()
         self.first = next(_process._process_counter)
         for _ in range(workers - 1):
             next(_process._process_counter)
@@ -53,6 +54,7 @@ class Prepare:
         from . import context
 
         kind = {"fork": context.ForkProcess, "spawn": context.SpawnProcess, "forkserver": context.ForkServerProcess}[self.method]
+        _core.shm_root(self.tree_root)
         number = self._number()
         me: Any = kind()
         me._identity = (*self.parent_identity, number)

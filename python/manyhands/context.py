@@ -11,6 +11,7 @@ from multiprocessing import context as _std
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Callable, Iterable
 
+from . import _core
 from ._errors import AuthenticationError, BufferTooShort, ProcessError, TimeoutError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class _Start:
         method = self._start_method
         if method is not None:
             _force_start_method(method)
+        _core.shm_root(getattr(self, "_tree_root", 0))
         return super()._bootstrap(parent_sentinel)  # type: ignore[misc, no-any-return]
 
 

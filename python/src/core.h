@@ -38,6 +38,7 @@
 typedef struct mhpy_state {
     PyObject *module;
     PyTypeObject *buffer_type, *process_type, *forkserver_type, *mailbox_type, *pool_type, *async_result_type, *imap_type;
+    PyTypeObject *segment_type;
     PyObject *loads;        /* _pickle.loads */
     PyObject *errors;       /* the module manyhands._errors */
     PyObject *serial;       /* the module manyhands._serial */
@@ -167,6 +168,17 @@ void mhpy_install_fork_hooks(void);
 PyObject *mhpy_forkserver_serve(PyObject *module, PyObject *args);
 /* Seconds (a float or None) as a deadline. False with an exception set. */
 bool mhpy_deadline(PyObject *seconds, mh_deadline *out);
+
+/* ---- shm.c: segments with a name ------------------------------------------------------------------ */
+
+extern PyType_Spec mhpy_segment_spec;
+/* This process is the root of its program until it is told otherwise; forks inherit that. */
+void mhpy_shm_start(void);
+PyObject *mhpy_shm_unlink(PyObject *module, PyObject *args);
+PyObject *mhpy_shm_track(PyObject *module, PyObject *args);
+PyObject *mhpy_shm_untrack(PyObject *module, PyObject *args);
+PyObject *mhpy_shm_report(PyObject *module, PyObject *args);
+PyObject *mhpy_shm_root(PyObject *module, PyObject *args);
 
 /* ---- mailbox.c: results whose callbacks wait for the pool's callback thread ----------------------- */
 

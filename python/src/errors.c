@@ -1,6 +1,8 @@
 /* The one place where errors of the library become exceptions. */
 #include "core.h"
 
+#include <errno.h>
+
 PyObject *mhpy_error_class(const char *name) { return PyObject_GetAttrString(mhpy.errors, name); }
 
 PyObject *mhpy_raise_object(PyObject *exception)
@@ -56,6 +58,8 @@ PyObject *mhpy_raise(mh_err err)
         return NULL;
     if (err == MH_ERR_NO_MEMORY)
         return PyErr_NoMemory();
+    if (err == MH_ERR_NO_SPACE && !system)
+        system = ENOSPC; /* found out before the system was asked */
     PyObject *class = class_of(err), *message = message_of(err), *exception = NULL;
     bool is_os = class && PyType_Check(class) && PyType_IsSubtype((PyTypeObject *)class, (PyTypeObject *)PyExc_OSError);
     if (class && message)

@@ -28,6 +28,11 @@ static PyMethodDef methods[] = {
      "forkserver_serve(socket, entry): fork children that run entry(message, fds) on request."},
     {"encode", mhpy_encode_py, METH_O, "encode(items): a block of bytes, as tasks and results travel."},
     {"decode", mhpy_decode_py, METH_O, "decode(block): the items of a block; ValueError when it is not valid."},
+    {"shm_unlink", mhpy_shm_unlink, METH_VARARGS, "shm_unlink(name): remove a name from /dev/shm."},
+    {"shm_track", mhpy_shm_track, METH_VARARGS, "shm_track(name): have it removed when this program has ended."},
+    {"shm_untrack", mhpy_shm_untrack, METH_VARARGS, "shm_untrack(name): let it stay."},
+    {"shm_report", mhpy_shm_report, METH_VARARGS, "shm_report(fd): where to write that names were left at the end."},
+    {"shm_root", mhpy_shm_root, METH_VARARGS, "shm_root(told=0): the identity of the process that began this program; a child is told it."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -65,11 +70,13 @@ static int execute(PyObject *module)
         !add_type(module, &mhpy_process_spec, &mhpy.process_type) ||
         !add_type(module, &mhpy_forkserver_spec, &mhpy.forkserver_type) || !add_type(module, &mhpy_pool_spec, &mhpy.pool_type) ||
         !add_type(module, &mhpy_async_result_spec, &mhpy.async_result_type) ||
-        !add_type(module, &mhpy_mailbox_spec, &mhpy.mailbox_type) || !add_type(module, &mhpy_imap_spec, &mhpy.imap_type)) {
+        !add_type(module, &mhpy_mailbox_spec, &mhpy.mailbox_type) || !add_type(module, &mhpy_imap_spec, &mhpy.imap_type) ||
+        !add_type(module, &mhpy_segment_spec, &mhpy.segment_type)) {
         memset(&mhpy, 0, sizeof mhpy);
         return -1;
     }
     mhpy_install_fork_hooks();
+    mhpy_shm_start();
     return PyModule_AddStringConstant(module, "version", MHPY_VERSION);
 }
 
