@@ -136,6 +136,10 @@ class _Text(str):
         return len(self.encode())
 
 
+def _is_short_of_room(text: str) -> bool:
+    return not text.isascii() and len(text.encode()) > 8 * (len(text) // 8 + 1)
+
+
 class ShareableList(_standard.ShareableList[Any]):
     """The standard library's list of plain values in shared memory, over our `SharedMemory`.
 
@@ -150,7 +154,7 @@ class ShareableList(_standard.ShareableList[Any]):
 
     def __init__(self, sequence: Any = None, *, name: str | None = None) -> None:
         if sequence is not None:
-            sequence = [_Text(item) if type(item) is str and not item.isascii() else item for item in sequence]
+            sequence = [_Text(item) if type(item) is str and _is_short_of_room(item) else item for item in sequence]
         self._fill(sequence, name=name)
 
 

@@ -175,22 +175,69 @@ static ssize_t receive(table *t, message *m)
     return size;
 }
 
-/* What the standard library's resource tracker says, in its words, for who looks for them. */
-static void report(int fd, size_t count)
+/* A line of a report: what fits. */
+typedef struct report_line {
+    char text[128 + MH__OS_NAME_MAX];
+    size_t size;
+} report_line;
+
+static void put(report_line *l, const char *text)
 {
-    static const char before[] = "manyhands: resource_tracker: There appear to be ",
-                      after[] = " leaked shared_memory objects to clean up at shutdown\n";
-    char text[sizeof before + sizeof after + 20];
-    size_t size = sizeof before - 1, digits = 1;
-    memcpy(text, before, size);
-    for (size_t left = count; left > 9; left /= 10)
-        digits++;
-    for (size_t i = digits, left = count; i-- > 0; left /= 10)
-        text[size + i] = (char)('0' + left % 10);
-    size += digits;
-    memcpy(text + size, after, sizeof after - 1);
-    if (write(fd, text, size + sizeof after - 1) < 0)
+    size_t size = MH__MIN(strlen(text), sizeof l->text - l->size);
+    memcpy(l->text + l->size, text, size);
+    l->size += size;
+}
+
+static void put_number(report_line *l, size_t number)
+{
+    char digits[24];
+    size_t at = sizeof digits - 1;
+    digits[at] = 0;
+    do
+        digits[--at] = (char)('0' + number % 10);
+    while ((number /= 10) != 0);
+    put(l, digits + at);
+}
+
+static void write_line(const report_line *l, int fd)
+{
+    if (write(fd, l->text, l->size) < 0)
         return; /* nobody listens */
+}
+
+/* What the standard library's resource tracker says, in its words, for who looks for them. A pipe that nobody reads may be full: it is said
+ * after the names are gone. Entries `missing` had lost
+ * their names already. */
+enum { MISSING_MAX = 16 };
+static void report(const table *t, size_t count, const size_t *missing, size_t missing_count)
+{
+    report_line first = {.size = 0};
+    put(&first, "manyhands: resource_tracker: There appear to be ");
+    put_number(&first, count);
+    put(&first, " leaked shared_memory objects to clean up at shutdown\n");
+    write_line(&first, t->report);
+    for (size_t i = 0; i < missing_count; i++) {
+        report_line l = {.size = 0};
+        put(&l, "manyhands: resource_tracker: '/");
+        put(&l, t->entries[missing[i]].name);
+        put(&l, "': [Errno 2] somebody else had removed it\n");
+        write_line(&l, t->report);
+    }
+}
+
+static void remove_names(const table *t)
+{
+    size_t left = 0, missing[MISSING_MAX], missing_count = 0;
+    for (size_t i = 0; i < t->count; i++) {
+        if (!t->numbers[i])
+            continue;
+        bool removed = mh__os_named_unlink_file(t->entries[i].name, t->entries[i].id);
+        left += !t->entries[i].quiet;
+        if (!removed && !t->entries[i].quiet && missing_count < MISSING_MAX)
+            missing[missing_count++] = i;
+    }
+    if (left && t->report >= 0)
+        report(t, left, missing, missing_count);
 }
 
 static void serve(void)
@@ -210,12 +257,7 @@ static void serve(void)
     }
     for (size_t i = 0; i < t.creator_count; i++)
         has_ended(t.creators[i].fd, -1);
-    size_t left = 0;
-    for (size_t i = 0; i < t.count; i++)
-        if (t.numbers[i] && mh__os_named_unlink_file(t.entries[i].name, t.entries[i].id) && !t.entries[i].quiet)
-            left++;
-    if (left && t.report >= 0)
-        report(t.report, left); /* last: a pipe that nobody reads may be full */
+    remove_names(&t);
 }
 
 /* ---- giving up what the fork gave ------------------------------------------------------------------ */
