@@ -17,12 +17,10 @@
 
 #include "base/error.h"
 #include "base/memory.h"
-#include "os/clock.h"
+#include "os/futex.h"
 #include "os/identity.h"
 #include "os/memory.h"
-#include "os/thread.h"
 
-#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -197,7 +195,7 @@ static uint32_t settled_state(head *h)
     mh_deadline until = mh_deadline_in(CLOSING_NS);
     uint32_t state;
     while ((state = atomic_load(&h->state)) == CLOSING && mh_now() < until)
-        sched_yield();
+        (void)mh__os_futex_wait(&h->state, CLOSING, mh_deadline_in(MH_MILLISECOND)); /* nobody wakes: it is rare and short */
     return state;
 }
 

@@ -1,7 +1,6 @@
 #include "mh_test.h"
 
 #include "base/number.h"
-#include "manyhands/process.h"
 #include "manyhands/shm.h"
 #include "os/fd.h"
 
