@@ -103,6 +103,14 @@ MH_API mh_start_method mh_start_method_default(void);
  */
 MH_API MH_NODISCARD mh_err mh_process_start(mh_process **out, const mh_process_options *options);
 
+/* From now on this process, started by one of these functions, goes on when its parent ends: for a child that watches its parent by
+ * itself, and has something left to do then.
+ *
+ * errors   INVALID     not the main thread, to which the kernel's parent-death signal belongs
+ *          SYSTEM
+ */
+MH_API MH_NODISCARD mh_err mh_parent_survive(void);
+
 /* ---- watch and stop -------------------------------------------------------------------------- */
 
 /* Wait until p has ended; its status is stored, any number of times, in any thread. `status` may be NULL.

@@ -7,9 +7,9 @@ Everything public of `multiprocessing` is here under the same name; processes an
 
 from __future__ import annotations
 
+import typing as _typing
 from multiprocessing import process as _process
 from multiprocessing import reducer as _reducer
-from typing import TYPE_CHECKING, Any
 
 from . import _core, context
 from ._errors import (
@@ -24,7 +24,7 @@ from ._errors import (
     WorkerLost,
 )
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from ._errors import CancelledError as CancelledError
     from ._errors import MaybeEncodingError as MaybeEncodingError
     from ._errors import RemoteTraceback as RemoteTraceback
@@ -78,7 +78,7 @@ _MODULES = frozenset((
 ))
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     from importlib import import_module
 
     if name in _LATER:

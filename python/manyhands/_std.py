@@ -13,6 +13,8 @@ from multiprocessing import spawn as _spawn
 from multiprocessing import util as _util
 from typing import Any, Callable
 
+__all__: list[str] = []
+
 context: Any = _context
 process: Any = _process
 resource_tracker: Any = _resource_tracker

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable
 
 from . import _core
 from ._errors import AuthenticationError, BufferTooShort, ProcessError, TimeoutError
+from ._std import process as _process
 
 if TYPE_CHECKING:
     from .pool import Pool as _Pool
@@ -20,8 +21,39 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 
+class _ParentProcess(_process._ParentProcess):  # type: ignore[misc]
+    """The parent as its child sees it. A child of ours is killed when its parent ends, unless it has looked how its parent is:
+    then it has plans for that."""
+
+    def _outlive(self) -> None:
+        # Elsewhere than in the main thread it cannot be arranged.
+        if threading.current_thread() is threading.main_thread():
+            _core.survive_parent()
+
+    @property
+    def sentinel(self) -> int:
+        """A descriptor that is readable once the parent has ended."""
+        self._outlive()
+        return self._sentinel  # type: ignore[no-any-return]
+
+    def is_alive(self) -> bool:
+        """Whether the parent runs."""
+        self._outlive()
+        return super().is_alive()  # type: ignore[no-any-return]
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the parent ends, or `timeout` seconds."""
+        self._outlive()
+        super().join(timeout)
+
+
+def _watch_parent() -> None:
+    parent = _process._parent_process
+    _process._parent_process = _ParentProcess(parent._name, parent.pid, parent._sentinel)
+
+
 class _Start:
-    """What our process classes share: a child remembers how it was started."""
+    """What our process classes share: a child remembers how it was started, and may watch its parent."""
 
     _start_method: str | None = None
 
@@ -32,6 +64,11 @@ class _Start:
         _core.shm_root(getattr(self, "_tree_root", 0))
         return super()._bootstrap(parent_sentinel)  # type: ignore[misc, no-any-return]
 
+    @staticmethod
+    def _after_fork() -> None:
+        _watch_parent()
+        _process.BaseProcess._after_fork()
+
 
 class Process(_Start, BaseProcess):
     """A process that runs `target(*args, **kwargs)`, or `run()` of a subclass; the interface of `multiprocessing.Process`."""
@@ -39,7 +76,9 @@ class Process(_Start, BaseProcess):
     _start_method = None
 
     @staticmethod
-    def _Popen(process_obj: BaseProcess) -> Any:
+    def _Popen(process_obj: Any) -> Any:
+        if _default_context._actual_context is not None:  # settled for the child, too
+            process_obj._start_method = _default_context._actual_context._name
         return _default_context.get_context().Process._Popen(process_obj)
 
     @staticmethod
@@ -72,7 +111,7 @@ class SpawnProcess(_Start, BaseProcess):
 
     @staticmethod
     def _after_fork() -> None:
-        pass
+        _watch_parent()
 
 
 class ForkServerProcess(_Start, BaseProcess):
@@ -95,6 +134,7 @@ class BaseContext(_std.BaseContext):
     TimeoutError = TimeoutError
     AuthenticationError = AuthenticationError
     Process: Any
+    _name: str
 
     def Pool(self, processes: int | None = None, initializer: Callable[..., object] | None = None,  # type: ignore[override]
              initargs: Iterable[Any] = (), maxtasksperchild: int | None = None, **options: Any) -> _Pool:

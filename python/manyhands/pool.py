@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import warnings
 import weakref
 from typing import Any, Callable, Iterable, Iterator
@@ -125,6 +126,8 @@ class Pool(_core.Pool):
     def _start_workers(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], max_tasks: int, max_bytes: int,
                        pin: bool, timeout: float | None, retries: int | tuple[int, int]) -> None:
         method = self._ctx._name
+        if method not in _START:
+            raise ValueError(f"the context starts processes in a way that pools do not know: {method!r}, not one of {', '.join(_START)}")
         prepare = _worker.Prepare(method, initializer, initargs, self._processes)
         argv = None
         if method != "fork":
@@ -217,6 +220,9 @@ class Pool(_core.Pool):
         bar = _progress_bar(progress, len(iterable) if hasattr(iterable, "__len__") else None)
         return results if bar is None else _with_bar(results, bar)
 
+    def _repopulate_pool(self) -> None:
+        """Nothing: the core replaces a worker as soon as it has ended. Programs that know the standard library's inside call it."""
+
     # ---- what the extension calls
 
     def _check_running(self) -> None:
@@ -295,7 +301,11 @@ class Pool(_core.Pool):
 
     @property
     def _pool(self) -> list[_WorkerView]:
-        return [_WorkerView(pid) for pid in self._pids()]
+        # A worker that is being started or replaced has no number yet.
+        until = time.monotonic() + 10
+        while len(pids := self._pids()) < self._processes and self._state == RUN and time.monotonic() < until:
+            time.sleep(0.001)
+        return [_WorkerView(pid) for pid in pids]
 
     def __enter__(self) -> Pool:
         self._check_running()

@@ -19,9 +19,19 @@ static PyObject *fork_count(PyObject *module, PyObject *unused)
     return PyLong_FromLong(mhpy_fork_count);
 }
 
+static PyObject *survive_parent(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    mh_err err = mh_parent_survive();
+    if (err)
+        return mhpy_raise(err);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"cpu_count", cpu_count, METH_NOARGS, "cpu_count(): cores that this process may use."},
     {"fork_count", fork_count, METH_NOARGS, "fork_count(): forks that the library made in this process and its ancestors."},
+    {"survive_parent", survive_parent, METH_NOARGS, "survive_parent(): go on when the parent of this process ends; in the main thread only."},
     {"worker_main", mhpy_worker_main, METH_VARARGS, "worker_main(socket, prepare): be a pool's worker until it closes."},
     {"worker_server", mhpy_worker_server, METH_VARARGS, "worker_server(socket, prepare): fork a pool's workers on request."},
     {"forkserver_serve", mhpy_forkserver_serve, METH_VARARGS,

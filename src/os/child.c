@@ -2,12 +2,15 @@
 
 #include "base/error.h"
 #include "os/fd.h"
+#include "os/process.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -106,6 +109,29 @@ MH__BARE static int die_with_parent(mh__lifeline lifeline, int above, bool exec)
     if (getppid() != lifeline.parent) /* it ended before the call */
         kill(getpid(), SIGKILL);
     return 0;
+}
+
+/* The kernel tells of such a pipe whoever opened it, so an exec'ed child finds its own too. */
+static void unwatch_pipes(void)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    for (struct dirent *entry; dir && (entry = readdir(dir));) {
+        int fd = atoi(entry->d_name), flags = fcntl(fd, F_GETFL);
+        if (entry->d_name[0] != '.' && flags >= 0 && (flags & O_ASYNC) && fcntl(fd, F_GETSIG) == SIGKILL && fcntl(fd, F_GETOWN) == getpid())
+            fcntl(fd, F_SETFL, flags & ~O_ASYNC);
+    }
+    if (dir)
+        closedir(dir);
+}
+
+mh_err mh__os_survive_parent(void)
+{
+    if (!mh__os_is_main_thread())
+        return mh__fail(MH_ERR_INVALID, "only the main thread can untie a process from its parent");
+    if (prctl(PR_SET_PDEATHSIG, 0) < 0)
+        return mh__fail_os(errno, "prctl");
+    unwatch_pipes();
+    return MH_OK;
 }
 
 MH__BARE static int highest_number(const mh__child_setup *setup)

@@ -41,6 +41,9 @@ typedef struct mh__end {
 /* Take the status of a child that has ended, without waiting. errors: TIMEOUT it runs; EXITED not our child, or taken. */
 mh_err mh__os_reap(int pidfd, mh__end *end);
 
+/* What child setup did to have this process killed when its parent ends, undone. errors: INVALID not the main thread. */
+mh_err mh__os_survive_parent(void);
+
 int32_t mh__os_pid(void);
 bool mh__os_is_main_thread(void);
 /* Goes up by one in the child at every fork: an object that remembers it can tell that it was inherited. */

@@ -4,7 +4,7 @@
 
 /* ---- what children do: the first byte of the message says it ---------------------------------- */
 
-enum { EXIT = 'e', ECHO = 'c', SUM = 's', TELL = 't', SLEEP = 'z', ANSWER = 'a', DIE = 'd' };
+enum { EXIT = 'e', ECHO = 'c', SUM = 's', TELL = 't', SLEEP = 'z', ANSWER = 'a', DIE = 'd', SURVIVE = 'v' };
 
 /* 1: SIGINT ignored, 2: a pending or blocked SIGINT, 4: descriptors of the server's are open besides ours */
 static int tell(const int *fds, size_t fd_count)
@@ -36,6 +36,7 @@ static int entry(mh_bytes message, const int *fds, size_t fd_count, void *ctx)
         return write(fds[0], &sum, sizeof sum) == (ssize_t)sizeof sum ? (int)fd_count : 99;
     case TELL: return tell(fds, fd_count);
     case ANSWER: return answer(fds[0], fds[1], 'a');
+    case SURVIVE: return mh_parent_survive() ? 97 : answer(fds[0], fds[1], 'a');
     case DIE: raise(text[1]); return 98;
     default:
         while (pause() < 0)
@@ -319,6 +320,37 @@ static void stopping_ends_the_children(void **state)
         assert_false(status.lost); /* the server reaped it and said so */
         mh_process_destroy(&p);
         assert_no_children();
+    }
+}
+
+/* Those who chose to stay when their server ends: asked to, or killed. */
+static void children_may_choose_to_survive(void **state)
+{
+    (void)state;
+    for (size_t k = 0; k < MH__COUNT_OF(kinds) * 2; k++) {
+        mh_forkserver *s;
+        mh_process *p, *other;
+        talk t;
+        assert_ok(mh_forkserver_start(&s, &kinds[k / 2]));
+        talk_open(&t);
+        assert_ok(request(s, "v", (int[]){t.to[0], t.from[1]}, 2, &p));
+        mh__os_close(&t.to[0]);
+        mh__os_close(&t.from[1]);
+        assert_int_equal(hear(t.from[0]), 'a');
+        assert_ok(request(s, "z", NULL, 0, &other));
+        if (k % 2)
+            assert_int_equal(kill(mh_forkserver_pid(s), SIGKILL), 0);
+        else
+            mh_forkserver_stop(s);
+        assert_ok(mh__os_wait_readable(mh_forkserver_sentinel(s), LONG_ENOUGH));
+        assert_ok(mh_process_wait(other, LONG_ENOUGH, NULL));
+        assert_int_equal(ask(&t, 'b'), 'c');
+        mh_process_destroy(&other);
+        mh_forkserver_destroy(&s);
+        talk_close(&t);
+        mh_process_destroy(&p);
+        while (waitpid(-1, NULL, 0) > 0) /* orphans come to us */
+            ;
     }
 }
 
@@ -762,6 +794,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(servers_take_no_notice_of_interrupts),
         cmocka_unit_test(children_die_with_their_server),
         cmocka_unit_test(stopping_ends_the_children),
+        cmocka_unit_test(children_may_choose_to_survive),
         cmocka_unit_test(a_hung_server_is_killed),
         cmocka_unit_test(late_children_are_killed),
         cmocka_unit_test(everything_dies_with_the_parent),

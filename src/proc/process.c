@@ -157,6 +157,14 @@ static void sweep_detached(void)
 
 /* ---- start ----------------------------------------------------------------------------------- */
 
+mh_err mh_parent_survive(void)
+{
+    mh_err err = mh__os_survive_parent();
+    if (!err)
+        mh__forkserver_note_survival();
+    return err;
+}
+
 mh_start_method mh_start_method_default(void)
 {
     return mh__os_thread_count() == 1 ? MH_START_FORK : MH_START_FORKSERVER;

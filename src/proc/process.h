@@ -46,6 +46,8 @@ mh_err mh__forkserver_take_note(mh_process *p);
 mh_err mh__forkserver_await_note(const mh_process *p, mh_deadline until);
 /* Tell the server that p's owner has lost interest, but that the process may go on. */
 void mh__forkserver_detach(mh_process *p);
+/* In a server's child: tell the server that it is not to be killed with the others. */
+void mh__forkserver_note_survival(void);
 void mh__forkserver_retain(mh_forkserver *server);
 void mh__forkserver_release(mh_forkserver *server);
 

@@ -626,6 +626,55 @@ static void survivors_go_on(void **state)
         ;
 }
 
+static int survive_and_answer(void *ctx)
+{
+    return mh_parent_survive() ? 1 : answer_talk(ctx);
+}
+
+static void start_survivor(void *ctx)
+{
+    mh_process *p;
+    if (mh_process_start(&p, &(mh_process_options){.run = survive_and_answer, .ctx = ctx}))
+        _exit(1);
+}
+
+/* It said after its start that it wants to, having been tied to its parent in one way or the other. */
+static void a_child_may_choose_to_survive(void **state)
+{
+    (void)state;
+    for (int way = 0; way < 2; way++) {
+        talk t;
+        talk_open(&t);
+        pid_t parent = fork();
+        if (parent == 0) {
+            if (way == 1)
+                call_in_thread(start_survivor, &t);
+            else
+                start_survivor(&t);
+            sleep_for_ever(NULL);
+        }
+        mh__os_close(&t.to[0]);
+        mh__os_close(&t.from[1]);
+        assert_int_equal(hear(t.from[0]), 'a');
+        kill(parent, SIGKILL);
+        assert_int_equal(waitpid(parent, NULL, 0), parent);
+        assert_int_equal(ask(&t, 'b'), 'c');
+        talk_close(&t);
+        while (waitpid(-1, NULL, 0) > 0)
+            ;
+    }
+}
+
+static void survive_here(void *ctx) { *(mh_err *)ctx = mh_parent_survive(); }
+
+static void only_the_main_thread_chooses(void **state)
+{
+    (void)state;
+    mh_err err = MH_OK;
+    call_in_thread(survive_here, &err);
+    assert_err(err, MH_ERR_INVALID);
+}
+
 typedef struct started {
     talk t;
     mh_process *p;
@@ -981,6 +1030,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(forks_get_numbers_too),
         cmocka_unit_test(children_die_with_their_parent),
         cmocka_unit_test(survivors_go_on),
+        cmocka_unit_test(a_child_may_choose_to_survive),
+        cmocka_unit_test(only_the_main_thread_chooses),
         cmocka_unit_test(children_outlive_the_thread_that_started_them),
         cmocka_unit_test(destroying_kills),
         cmocka_unit_test(detaching_lets_go_on),

@@ -16,7 +16,12 @@ typedef struct kid {
     mh__list node;
     int pidfd, channel;
     bool detached; /* the end of its channel means nothing */
+    _Atomic unsigned char *survives; /* shared with the kid, who sets it: do not kill it when all ends */
 } kid;
+
+/* In a kid: its own, and what mh__os_fork_depth() is for it and not for its children. */
+static _Atomic unsigned char *own_survives;
+static unsigned own_depth;
 
 typedef struct server {
     int socket, poller, starter; /* starter: pidfd of the process that we serve */
@@ -44,6 +49,29 @@ static void send_note(int channel, mh__note note, const int *fd)
     (void)err;
 }
 
+static kid *make_kid(int channel)
+{
+    void *shared;
+    kid *k = mh__calloc(1, sizeof *k);
+    if (k && mh__os_map(&shared, -1, 0, 1, true)) {
+        mh__free(k);
+        k = NULL;
+    }
+    if (k) {
+        mh__list_init(&k->node);
+        k->pidfd = -1;
+        k->channel = channel;
+        k->survives = shared;
+    }
+    return k;
+}
+
+static void free_kid(kid *k)
+{
+    mh__os_unmap((void *)k->survives, 1);
+    mh__free(k);
+}
+
 static void drop_kid(server *s, kid *k)
 {
     mh__os_poller_remove(s->poller, k->pidfd);
@@ -52,7 +80,7 @@ static void drop_kid(server *s, kid *k)
     mh__os_close(&k->pidfd);
     mh__os_close(&k->channel);
     mh__list_remove(&k->node);
-    mh__free(k);
+    free_kid(k);
 }
 
 static void reap_kid(server *s, kid *k)
@@ -72,18 +100,24 @@ static void heed_channel(server *s, kid *k)
     mh_err err = mh__os_receive(k->channel, &note, sizeof note, &size, NULL, NULL, MH_NOW);
     if (err == MH_ERR_TIMEOUT || err == MH_ERR_INTERRUPTED)
         return;
-    if (err || size != sizeof note || note.kind != MH__NOTE_DETACH)
+    if (!*k->survives && (err || size != sizeof note || note.kind != MH__NOTE_DETACH))
         (void)mh__os_pidfd_signal(k->pidfd, SIGNAL_KILL);
     mh__os_poller_remove(s->poller, k->channel);
     k->detached = true;
 }
 
-/* Leave no child behind. */
+/* Leave no child behind but those who want to stay. */
 static void end_kids(server *s)
 {
-    mh__list *at;
-    for (at = s->kids.next; at != &s->kids; at = at->next)
-        (void)mh__os_pidfd_signal(mh__list_entry(at, kid, node)->pidfd, SIGNAL_KILL);
+    mh__list *at, *next;
+    for (at = s->kids.next; at != &s->kids; at = next) {
+        kid *k = mh__list_entry(at, kid, node);
+        next = at->next;
+        if (*k->survives)
+            drop_kid(s, k);
+        else
+            (void)mh__os_pidfd_signal(k->pidfd, SIGNAL_KILL);
+    }
     while (!mh__list_is_empty(&s->kids)) {
         kid *k = mh__list_entry(s->kids.next, kid, node);
         (void)mh__os_wait_readable(k->pidfd, mh_deadline_in(MH_SECOND));
@@ -108,8 +142,16 @@ static void forget_server(server *s)
     }
 }
 
-static _Noreturn void be_child(server *s, order *o)
+void mh__forkserver_note_survival(void)
 {
+    if (own_survives && own_depth == mh__os_fork_depth())
+        *own_survives = 1;
+}
+
+static _Noreturn void be_child(server *s, const kid *k, order *o)
+{
+    own_survives = k->survives;
+    own_depth = mh__os_fork_depth();
     forget_server(s);
     mh__os_close(&o->fds[0]);
     if (o->mapped)
@@ -176,19 +218,16 @@ static mh_err fork_kid(server *s, order *o)
     mh__child_setup setup = {.keep_mask = true, .keep_handlers = true, .restore_interrupt = !s->child->ignore_interrupt};
     int32_t pid;
     bool in_child;
-    kid *k = mh__calloc(1, sizeof *k);
+    kid *k = make_kid(o->fds[0]);
     if (!k)
         return MH_ERR_NO_MEMORY;
-    mh__list_init(&k->node);
-    k->pidfd = -1;
-    k->channel = o->fds[0];
     mh_err err = mh__fork(&setup, &pid, &k->pidfd, &in_child);
     if (err) {
-        mh__free(k);
+        free_kid(k);
         return err;
     }
     if (in_child)
-        be_child(s, o);
+        be_child(s, k, o);
     o->fds[0] = -1;
     mh__list_push_back(&s->kids, &k->node);
     err = watch_kid(s, k);

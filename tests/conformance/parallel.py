@@ -17,8 +17,8 @@ from typing import Callable, Iterable
 
 import suites
 
-BOUND = 60.0  # seconds for one test, unless told otherwise
-START_BOUND = 60.0  # for a runner to come up, and for fixtures of classes
+BOUND = 120.0  # seconds for one test, unless told otherwise
+START_BOUND = 120.0  # for a runner to come up, and for fixtures of classes
 
 
 @dataclass
@@ -50,13 +50,13 @@ def descendants(pid: int) -> list[int]:
 class Runner:
     """One runner process and the folder that it works in."""
 
-    def __init__(self, suite: str, standard: bool) -> None:
+    def __init__(self, suite: str, bound: float, standard: bool) -> None:
         self.folder = tempfile.mkdtemp(prefix="conformance-")
         self.log = open(Path(self.folder, "output"), "w+b")  # noqa: SIM115  # closed by stop
         self.channel, theirs = os.pipe()
         os.set_blocking(self.channel, False)
         environment = {**suites.child_environment(standard), "TMPDIR": self.folder}
-        self.process = subprocess.Popen([suites.environment(), suites.HERE / "runner.py", suite, str(theirs)], cwd=self.folder, env=environment, pass_fds=[theirs],
+        self.process = subprocess.Popen([suites.environment(), suites.HERE / "runner.py", suite, str(theirs), str(bound)], cwd=self.folder, env=environment, pass_fds=[theirs],
                                         stdin=subprocess.PIPE, stdout=self.log, stderr=self.log, start_new_session=True)
         os.close(theirs)
         self.buffer = b""
@@ -185,7 +185,7 @@ class Run:
         if runner is not None and runner.suite != suite:
             runner.stop()
             runner = None
-        runner = runner or Runner(suite, self._standard)
+        runner = runner or Runner(suite, self._bound, self._standard)
         runner.give(list(left.values()))
         current, since = "", runner.position()
         held: Outcome | None = None  # the last result waits for what the class itself ends with

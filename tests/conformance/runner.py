@@ -1,7 +1,7 @@
 """Runs tests of CPython on request, in the environment of suites.py.
 
     runner.py --list SUITE...       print the tests' names as a line of JSON
-    runner.py SUITE CHANNEL         run: each line of standard input is a list of tests of one class, by name, in JSON; what comes of
+    runner.py SUITE CHANNEL BOUND   run, each within BOUND seconds: each line of standard input is a list of tests of one class, by name, in JSON; what comes of
                                     each is written to the descriptor CHANNEL, a line of JSON each
 """
 
@@ -9,6 +9,7 @@ import faulthandler
 import json
 import os
 import pkgutil
+import signal
 import sys
 import time
 import unittest
@@ -84,10 +85,12 @@ class Report(unittest.TestResult):
         self.note(test, "failed", "unexpected success")
 
 
-def serve(suite, channel):
+def serve(suite, channel, bound):
     import redirect
     from test import support
 
+    # As regrtest does for a time-out of its own: what is to detect a hang must end before a hang is taken for one.
+    support.LONG_TIMEOUT = min(support.LONG_TIMEOUT, bound / 4)
     classes = load(suite)
     redirect.wrap_popen()
     support.verbose = False
@@ -104,4 +107,7 @@ if __name__ == "__main__":
         print(json.dumps([name for suite in sys.argv[2:] for name in names(suite)]))
     else:
         faulthandler.enable()
-        serve(sys.argv[1], int(sys.argv[2]))
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: whoever reads the channel is gone
+        serve(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

@@ -14,8 +14,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import parallel
 import suites
 
-BOUND = 120.0  # seconds for one test on a busy machine
-
 
 def why_missing(suite):
     try:
@@ -37,7 +35,7 @@ class Results:
     def __init__(self, names):
         self._there = threading.Condition()
         self._outcomes = {}
-        self._run = parallel.Run(names, self._take, bound=BOUND)
+        self._run = parallel.Run(names, self._take)
 
     def _take(self, outcome):
         with self._there:

@@ -279,3 +279,58 @@ def test_many_at_once():
     for p in reversed(ps):
         p.join()
     assert [p.exitcode for p in ps] == list(range(40))
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_processes_start_after_the_fork_server_was_hit(number):
+    done = run_program(f"""
+        import os, signal, sys, manyhands
+        from manyhands import forkserver
+        if __name__ == "__main__":
+            ctx = manyhands.get_context("forkserver")
+            for attempt in range(2):
+                p = ctx.Process(target=sys.exit, args=(3,))
+                p.start()
+                p.join()
+                server = forkserver.ensure_running()
+                os.kill(server.pid, signal.{number})
+                if signal.{number} != signal.SIGINT:
+                    sentinel = os.pidfd_open(server.pid)
+                    __import__("select").select([sentinel], [], [])
+                print(p.exitcode)
+    """, timeout=30)
+    assert done.stdout.split() == ["3", "3"], done
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("how", ["parent_process().join()", "while parent_process().is_alive(): time.sleep(0.01)", "select.select([parent_process().sentinel], [], [])"])
+def test_a_child_that_watches_its_parent_outlives_it(tmp_path, method, how):
+    """Others are killed with it."""
+    (tmp_path / "family.py").write_text(f"""
+import os, select, signal, time
+import manyhands
+from manyhands import parent_process
+
+def watch(w):
+    parent_process().is_alive()
+    w.send(os.getpid())
+    {how}
+    w.send("the end" if not parent_process().is_alive() else "alive")
+
+def be_parent(w):
+    manyhands.get_context("{method}").Process(target=watch, args=(w,)).start()
+    signal.pause()
+
+if __name__ == "__main__":
+    r, w = manyhands.Pipe(duplex=False)
+    p = manyhands.get_context("{method}").Process(target=be_parent, args=(w,))
+    p.start()
+    w.close()
+    r.recv()
+    p.kill()
+    print(r.recv())
+""")
+    import subprocess
+
+    done = subprocess.run([sys.executable, tmp_path / "family.py"], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "the end\n", done

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import types
+from builtins import dict as dict
+from builtins import list as list
 from multiprocessing.dummy import (
     Array,
     Barrier,
@@ -25,8 +27,6 @@ from multiprocessing.dummy import (
     freeze_support,
     shutdown,
 )
-from builtins import dict as dict
-from builtins import list as list
 from typing import TYPE_CHECKING, Any, Callable, Iterable
 
 if TYPE_CHECKING:
