@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import pickle
+import signal
 import sys
 import threading
 from typing import Any
@@ -85,15 +88,19 @@ def _main() -> None:
         finally:
             del process.current_process()._inheriting
     util._close_stdin()
-    _core.forkserver_serve(socket, _child)
-
-
-def _child(message: bytes, fds: list[int]) -> int:
-    import signal
+    # What every child needs is loaded here, once, and collections in children leave its pages shared.
     from multiprocessing import forkserver
 
+    from . import context, pool  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    _core.forkserver_serve(socket, functools.partial(_child, vars(forkserver)["_forkserver"]))
+
+
+def _child(standard: Any, message: bytes, fds: list[int]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     child_r, tracker, *inherited = fds
     resource_tracker._resource_tracker._fd = tracker
-    vars(forkserver)["_forkserver"]._inherited_fds = inherited
+    standard._inherited_fds = inherited
     return run_child(lambda: spawn._main(child_r, os.dup(child_r)))
