@@ -331,15 +331,28 @@ static PyObject *forkserver_fork(PyObject *self, PyObject *args)
     }
     mh_err err;
     mh_deadline until = mh_deadline_in(60 * MH_SECOND);
+    mh_forkserver *server = ((forkserver *)self)->server;
     do { /* a signal before the request was sent leaves no child: ask again unless its handler raised */
         Py_BEGIN_ALLOW_THREADS
-        err = mh_forkserver_fork(((forkserver *)self)->server, (mh_bytes){message.buf, (size_t)message.len}, fds, count, until, &p);
+        err = mh_forkserver_post(server, (mh_bytes){message.buf, (size_t)message.len}, fds, count, until, &p);
         Py_END_ALLOW_THREADS
     } while (err == MH_ERR_INTERRUPTED && PyErr_CheckSignals() == 0);
     PyBuffer_Release(&message);
-    if (PyErr_Occurred())
-        return NULL;
-    return err ? mhpy_raise(err) : wrap(p);
+    /* once asked for it is waited for, however often signals come: asking anew for each would never end */
+    while (!err && !PyErr_Occurred()) {
+        Py_BEGIN_ALLOW_THREADS
+        err = mh_process_await_start(p, until);
+        Py_END_ALLOW_THREADS
+        if (err != MH_ERR_INTERRUPTED)
+            break;
+        err = MH_OK;
+        PyErr_CheckSignals();
+    }
+    if (!err && !PyErr_Occurred())
+        return wrap(p);
+    if (p)
+        MHPY_UNLOCKED(mh_process_destroy(&p));
+    return PyErr_Occurred() ? NULL : mhpy_raise(err);
 }
 
 static PyObject *forkserver_stop(PyObject *self, PyObject *unused)

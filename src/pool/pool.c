@@ -229,6 +229,13 @@ void mh_pool_close(mh_pool *pool)
     mh__pool_unlock(pool);
 }
 
+static void kill_hands(mh_pool *pool, bool known)
+{
+    for (size_t i = 0; i < pool->options.workers; i++)
+        if (pool->hands[i] && pool->hands[i]->is_known == known)
+            mh__hand_kill(pool->hands[i]);
+}
+
 static void terminate(mh_pool *pool)
 {
     pool->state = MH__POOL_TERMINATED;
@@ -237,9 +244,11 @@ static void terminate(mh_pool *pool)
         (void)err; /* it is not done, so it is there */
     }
     mh__drive(pool); /* takes back what has not started */
-    for (size_t i = 0; i < pool->options.workers; i++)
-        if (pool->hands[i])
-            mh__hand_kill(pool->hands[i]);
+    kill_hands(pool, true);
+    if (pool->server)
+        mh_forkserver_stop(pool->server); /* which kills those that we do not know yet, and ends while we wait for the others */
+    else
+        kill_hands(pool, false);
     close_hands(pool); /* threads cannot be killed */
 }
 
@@ -268,6 +277,8 @@ static mh_err join(mh_pool *pool, mh_deadline until)
         mh__keeper_ring(pool); /* to watch workers that have hardly started */
         err = mh__wait(pool, &empty, until);
     }
+    if (!err && pool->server)
+        mh_forkserver_stop(pool->server); /* while our caller goes on */
     pool->joiners--;
     return err;
 }

@@ -1015,6 +1015,23 @@ def test_signals_while_things_start_and_end(tmp_path, method):
         assert program.hear() == "end" and program.wait() == 0 and program.err == "", program.err
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_signals_faster_than_a_start(tmp_path, method):
+    """A process starts however often signals come: each must not mean to begin anew."""
+    with Program(tmp_path, f"""
+        import manyhands
+        if __name__ == "__main__":
+            signal.signal(signal.SIGALRM, lambda *_: None)
+            p = manyhands.get_context("{method}").Process(target=abs, args=(1,))
+            signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+            p.start()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            p.join()
+            tell(str(p.exitcode))
+        """) as program:
+        assert program.hear(60) == "0" and program.wait() == 0
+
+
 def test_a_signal_during_terminate(tmp_path):
     """At whatever instant it comes, no worker is forgotten."""
     with Program(tmp_path, """
