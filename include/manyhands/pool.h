@@ -22,6 +22,9 @@
  * Threads: any thread may call any function here on one pool, unless its comment says otherwise.
  * A pool does not survive a fork: in the child every function but those that release returns MH_ERR_FORKED (or does nothing), releasing does
  * nothing, and mh_pool_destroy only closes the copies of the descriptors.
+ * Pools may be nested to any depth. Those that are made in a worker, or in a fork of a process that has made one, share the machine's cores: as
+ * many of their workers run at once as there are cores that no other worker of the whole tree uses, one of each pool at least while its owner waits for
+ * it; a core whose user sleeps counts as free after a few milliseconds.
  * Workers that this program forks ignore SIGINT: Ctrl-C is for the pool's owner, with whom they end.
  */
 #ifndef MANYHANDS_POOL_H
@@ -92,7 +95,7 @@ typedef enum mh_worker_kind {
 } mh_worker_kind;
 
 typedef struct mh_pool_options {
-    size_t workers;                  /* 0: the cores that this process may use */
+    size_t workers;                  /* 0: mh_pool_default_workers() */
     mh_worker_kind kind;
     mh_start_method start;           /* how worker processes start; 0: fork, or the fork server when this process has threads. Fork and fork server
                                       * both go through a single-threaded server made here (see mh_forkserver): for fork, and without worker_argv, a
@@ -139,6 +142,14 @@ MH_API void mh_results_release(mh_result *results, size_t count);
 
 /* ---- the pool's life ------------------------------------------------------------------------- */
 
+/* How many workers a pool has that is made here now with options.workers = 0. In a worker of a pool, or a fork of this process: the cores that nobody uses,
+ * and no less than its share: those of the pool that it works for, divided among its workers. Else mh_cpu_count(). */
+MH_API size_t mh_pool_default_workers(void);
+/* A descriptor of the record by which the pools of one tree of processes share the cores. Forks have it, and workers get it; pass it to other programs
+ * whose pools are to share them too. Makes the record if there is none yet. errors: NO_SPACE, NO_MEMORY, SYSTEM. owns: the library, for the process's life. */
+MH_API MH_NODISCARD mh_err mh_cores_share(int *fd);
+/* In such a program, before its first pool (else it has no effect). The caller keeps fd. errors: INVALID, CORRUPT, SYSTEM, NO_MEMORY. */
+MH_API MH_NODISCARD mh_err mh_cores_join(int fd);
 /* Start a pool; NULL is all defaults. errors: INVALID names the option; NO_MEMORY; NO_SPACE; SYSTEM; UNSUPPORTED (pinning without hwloc). */
 MH_API MH_NODISCARD mh_err mh_pool_create(mh_pool **out, const mh_pool_options *options);
 /* No more tasks; what was accepted goes on. */

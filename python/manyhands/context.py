@@ -6,6 +6,7 @@ other threads hold; `set_start_method` or `get_context` settle it.
 
 from __future__ import annotations
 
+import os
 import threading
 from multiprocessing import context as _std
 from multiprocessing.process import BaseProcess
@@ -56,18 +57,44 @@ class _Start:
     """What our process classes share: a child remembers how it was started, and may watch its parent."""
 
     _start_method: str | None = None
+    _cores = ""
+
+    def start(self) -> None:
+        """Start the process. Daemons may, too: their children, which are daemons unless they say otherwise, end with them."""
+        self._cores = f"/proc/{os.getpid()}/fd/{_core.cores_share()}"
+        me = _process.current_process()._config
+        daemon = me.pop("daemon", None)
+        try:
+            super().start()  # type: ignore[misc]
+        finally:
+            if daemon is not None:
+                me["daemon"] = daemon
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
         method = self._start_method
         if method is not None:
             _force_start_method(method)
         _core.shm_root(getattr(self, "_tree_root", 0))
+        if method != "fork":
+            _share_cores(self._cores)
         return super()._bootstrap(parent_sentinel)  # type: ignore[misc, no-any-return]
 
     @staticmethod
     def _after_fork() -> None:
         _watch_parent()
         _process.BaseProcess._after_fork()
+
+
+def _share_cores(path: str) -> None:
+    """Pools made here share the cores with those of the process that started this one."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # it has ended meanwhile, or hides what it has open
+        return
+    try:
+        _core.cores_join(fd)
+    finally:
+        os.close(fd)
 
 
 class Process(_Start, BaseProcess):

@@ -74,7 +74,7 @@ def _progress_bar(progress: bool | str | None, total: int | None) -> Any:
 class Pool(_core.Pool):
     """A pool of worker processes.
 
-    processes         how many workers; default: the cores that this process may use
+    processes         how many workers; default: the cores that this process may use, in a worker those that are left for it
     initializer       called as initializer(*initargs) in each worker before its first task
     maxtasksperchild  a worker is replaced after so many tasks; default: never
     context           how workers start: see `manyhands.get_context`
@@ -104,7 +104,7 @@ class Pool(_core.Pool):
         self._start_data = -1
         self._owner = os.getpid()
         if processes is None:
-            processes = _core.cpu_count()
+            processes = _core.default_workers()
         if processes < 1:
             raise ValueError("Number of processes must be at least 1")
         if maxtasksperchild is not None:

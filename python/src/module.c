@@ -13,6 +13,32 @@ static PyObject *cpu_count(PyObject *module, PyObject *unused)
     return PyLong_FromSize_t(mh_cpu_count());
 }
 
+static PyObject *default_workers(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return PyLong_FromSize_t(mh_pool_default_workers());
+}
+
+static PyObject *cores_share(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    int fd;
+    mh_err err = mh_cores_share(&fd);
+    return err ? mhpy_raise(err) : PyLong_FromLong(fd);
+}
+
+static PyObject *cores_join(PyObject *module, PyObject *fd)
+{
+    (void)module;
+    int number = PyObject_AsFileDescriptor(fd);
+    mh_err err = number < 0 ? MH_OK : mh_cores_join(number);
+    if (number < 0)
+        return NULL;
+    if (err)
+        return mhpy_raise(err);
+    Py_RETURN_NONE;
+}
+
 static PyObject *fork_count(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
@@ -30,6 +56,9 @@ static PyObject *survive_parent(PyObject *module, PyObject *unused)
 
 static PyMethodDef methods[] = {
     {"cpu_count", cpu_count, METH_NOARGS, "cpu_count(): cores that this process may use."},
+    {"default_workers", default_workers, METH_NOARGS, "default_workers(): how many workers a pool made here and now has by default."},
+    {"cores_share", cores_share, METH_NOARGS, "cores_share(): a descriptor of the record by which pools share the cores."},
+    {"cores_join", cores_join, METH_O, "cores_join(fd): share the cores by the record behind a descriptor."},
     {"fork_count", fork_count, METH_NOARGS, "fork_count(): forks that the library made in this process and its ancestors."},
     {"survive_parent", survive_parent, METH_NOARGS, "survive_parent(): go on when the parent of this process ends; in the main thread only."},
     {"worker_main", mhpy_worker_main, METH_VARARGS, "worker_main(socket, prepare): be a pool's worker until it closes."},

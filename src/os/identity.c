@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Thread identities are cached in thread-local storage, which a fork copies: the atfork handler of the child
@@ -123,3 +124,21 @@ static bool is_alive(mh__identity who, bool counts_threads)
 
 bool mh__os_is_alive(mh__identity who) { return is_alive(who, false); }
 bool mh__os_is_process_alive(mh__identity who) { return is_alive(who, true); }
+
+bool mh__os_activity(mh__identity who, mh__activity *out)
+{
+    thread_stat stat;
+    clockid_t clock;
+    struct timespec ran;
+    int32_t number = mh__identity_number(who);
+    if (!mh__os_is_process_alive(who))
+        return false;
+    int saved = errno;
+    *out = (mh__activity){.is_runnable = true}; /* what can't be looked at counts as busy */
+    if (read_stat(number, &stat))
+        out->is_runnable = stat.state == 'R';
+    if (clock_getcpuclockid(number, &clock) == 0 && clock_gettime(clock, &ran) == 0)
+        out->cpu_ns = ran.tv_sec * MH_SECOND + ran.tv_nsec;
+    errno = saved;
+    return true;
+}

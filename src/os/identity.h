@@ -19,6 +19,14 @@ bool mh__os_is_alive(mh__identity who);
 /* The same for a process: one whose first thread has ended while others run is alive. */
 bool mh__os_is_process_alive(mh__identity who);
 
+/* What a living process does: whether its first thread runs or is ready to, and the processor time of all its threads so far (0: unknown). */
+typedef struct mh__activity {
+    bool is_runnable;
+    int64_t cpu_ns;
+} mh__activity;
+/* False when it has ended. About 10 us. */
+bool mh__os_activity(mh__identity who, mh__activity *out);
+
 static inline int32_t mh__identity_number(mh__identity who) { return (int32_t)(uint32_t)who; }
 
 #endif

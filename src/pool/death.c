@@ -116,6 +116,7 @@ void mh__hand_leave(mh__hand *hand, const mh_exit *status)
     mh_err err = mh_sched_worker_leave(pool->sched, hand->worker, asked ? MH_SCHED_REMOVED : MH_SCHED_DIED, task);
     (void)err; /* it had joined */
     leave_place(hand);
+    mh__tree_forget(hand->pid);
     mh__hand_drop(hand);
     if (pool->joiners)
         mh__waiters_wake(pool);

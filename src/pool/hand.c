@@ -87,7 +87,8 @@ static mh__hello hello_for(const mh__hand *hand)
     hello.max_tasks = o->max_tasks_per_worker;
     hello.max_worker_bytes = o->max_worker_bytes;
     hello.max_reply_bytes = o->max_bytes;
-    hello.spin_ns = o->spin_ns;
+    hello.spin_ns = mh__tree_is_root() ? o->spin_ns : -1;
+    hello.place = mh__tree_place_for(o->workers);
     return hello;
 }
 
@@ -149,7 +150,8 @@ static mh_err start_process(mh__hand *hand, int region_fd)
                              [MH__FD_BOARD] = pool->board_fd,
                              [MH__FD_REQUESTS] = mh__arena_fd(pool->requests),
                              [MH__FD_LEADER] = pool->leader_bell,
-                             [MH__FD_KEEPER] = pool->keeper_bell};
+                             [MH__FD_KEEPER] = pool->keeper_bell,
+                             [MH__FD_CORES] = mh__tree_fd()};
     mh__hello hello = hello_for(hand);
     err = mh__attached_send_all(pool, hand->socket);
     if (!err)

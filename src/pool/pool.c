@@ -45,6 +45,18 @@ bool mh__pool_runs_tasks(const mh_pool *pool)
     return pool->options.worker.run != mh__run_nothing || has_program(&pool->options);
 }
 
+size_t mh_pool_default_workers(void) { return mh__tree_width(); }
+
+mh_err mh_cores_share(int *fd)
+{
+    mh_err err = mh__tree_make();
+    if (!err)
+        *fd = mh__tree_fd();
+    return err;
+}
+
+mh_err mh_cores_join(int fd) { return mh__tree_join(fd); }
+
 static mh_err check_options(const mh_pool_options *o)
 {
     if (o->workers > WORKERS_MAX)
@@ -75,7 +87,7 @@ static mh_err fill_options(mh_pool_options *o, const mh_pool_options *given)
     if (err)
         return err;
     if (!o->workers)
-        o->workers = mh_cpu_count();
+        o->workers = mh_pool_default_workers();
     if (!o->slots)
         o->slots = DEFAULT_SLOTS;
     if (!o->max_bytes)
@@ -173,6 +185,10 @@ mh_err mh_pool_create(mh_pool **out, const mh_pool_options *options)
     mh__list_init(&pool->to_call);
     mh__list_init(&pool->waiters);
     err = copy_argv(pool, filled.worker_argv);
+    if (!err && filled.kind == MH_WORKER_PROCESS)
+        err = mh__tree_open();
+    if (!mh__tree_is_root()) /* the core that would spin is wanted elsewhere */
+        pool->spin = mh__spin_init(-1, pool->cores);
     /* the fork server first: its memory and descriptors are a copy of ours */
     if (!err && filled.kind == MH_WORKER_PROCESS && filled.start != MH_START_SPAWN)
         err = mh__server_start(pool);

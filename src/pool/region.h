@@ -4,6 +4,7 @@
 #define MH_POOL_REGION_H
 
 #include "pool/slot.h"
+#include "pool/tree.h"
 
 enum { MH__ACKS = 512, MH__SHARED_MAX = 4096, MH__SLOTS_MAX = 32768 };
 
@@ -75,7 +76,7 @@ void mh__board_init(mh__board *board);
 
 /* ---- the message that makes a process a worker ------------------------------------------------ */
 
-enum { MH__FD_SOCKET, MH__FD_REGION, MH__FD_BOARD, MH__FD_REQUESTS, MH__FD_LEADER, MH__FD_KEEPER, MH__FD_COUNT };
+enum { MH__FD_SOCKET, MH__FD_REGION, MH__FD_BOARD, MH__FD_REQUESTS, MH__FD_LEADER, MH__FD_KEEPER, MH__FD_CORES, MH__FD_COUNT };
 
 typedef struct mh__hello {
     uint64_t magic;
@@ -85,6 +86,7 @@ typedef struct mh__hello {
     uint64_t max_worker_bytes;
     uint64_t max_reply_bytes;
     int64_t spin_ns;
+    mh__tree_place place;
 } mh__hello;
 
 mh__hello mh__hello_make(void);

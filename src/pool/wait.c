@@ -130,7 +130,7 @@ static mh_err follow(mh_pool *pool, mh__waiter *w, mh_deadline until)
     return err;
 }
 
-mh_err mh__wait(mh_pool *pool, mh__waiter *w, mh_deadline until)
+static mh_err wait_here(mh_pool *pool, mh__waiter *w, mh_deadline until)
 {
     mh_err err = MH_OK;
     while (!is_ready(w)) {
@@ -148,4 +148,14 @@ mh_err mh__wait(mh_pool *pool, mh__waiter *w, mh_deadline until)
     if (!pool->is_led)
         pass_lead_on(pool); /* the lead may have been offered to us while we were called away */
     return is_ready(w) ? MH_OK : err;
+}
+
+mh_err mh__wait(mh_pool *pool, mh__waiter *w, mh_deadline until)
+{
+    /* a worker that waits for a pool of its own lets that have its core */
+    bool is_away = until > MH_NOW && !is_ready(w) && mh__tree_away();
+    mh_err err = wait_here(pool, w, until);
+    if (is_away)
+        mh__tree_back();
+    return err;
 }

@@ -86,6 +86,8 @@ static mh_err sleep_for_work(mh__worker *w)
     atomic_thread_fence(memory_order_seq_cst);
     mh_err err = MH_OK;
     if (!has_work(w) && !is_closing(w)) {
+        if (w->has_place)
+            mh__tree_idle();
         mh__point("worker before sleep");
         if (w->options.before_wait)
             w->options.before_wait(w->options.ctx);
@@ -114,6 +116,47 @@ static bool wait_for_work(mh__worker *w, mh_err *err)
         return false;
     }
     return has_work(w) || !is_closing(w);
+}
+
+/* ---- a core to run on ------------------------------------------------------------------------ */
+
+static bool has_task(mh__worker *w)
+{
+    return mh__control_state(atomic_load_explicit(&slot_at(w)->control, memory_order_acquire)) == MH__SLOT_READY;
+}
+
+/* Wait for one as long as there is a task to run. False: the parent is gone. */
+static bool wait_for_core(mh__worker *w, mh_err *err)
+{
+    int64_t slice = 0, since = mh_now();
+    bool is_gone = false;
+    mh__point("worker waits for a core");
+    if (w->options.before_wait)
+        w->options.before_wait(w->options.ctx);
+    while (has_task(w) && !is_gone && !mh__tree_wait(&slice, since) && !mh__tree_try())
+        is_gone = mh__os_is_hung_up(w->socket);
+    if (w->options.after_wait)
+        w->options.after_wait(w->options.ctx);
+    if (is_gone)
+        *err = mh__fail(MH_ERR_CLOSED, "the pool's process is gone");
+    return !is_gone;
+}
+
+/* False: the parent is gone. */
+static bool have_core(mh__worker *w, mh_err *err)
+{
+    if (!w->has_place || mh__tree_runs() || !has_task(w))
+        return true;
+    return mh__tree_try() || wait_for_core(w, err);
+}
+
+/* Others wait for a core, and this worker has had its for a while: they get a turn. */
+static bool take_turns(mh__worker *w, mh_err *err)
+{
+    if (!w->has_place || !mh__tree_should_yield())
+        return true;
+    mh__tree_idle();
+    return wait_for_core(w, err);
 }
 
 /* ---- running --------------------------------------------------------------------------------- */
@@ -165,9 +208,13 @@ static mh_err run_tasks(mh__worker *w)
     for (;;) {
         uint64_t control;
         mh__point("worker looks");
+        if (!have_core(w, &err))
+            return err;
         if (mh__slot_take(w->region->slots, w->mask, &w->next, &control) == MH__SLOT_TAKEN) {
             if (!run_task(w, control) || is_to_be_recycled(w))
                 return MH_OK;
+            if (!take_turns(w, &err))
+                return err;
         } else if (!wait_for_work(w, &err)) {
             return err;
         }
@@ -250,7 +297,8 @@ static mh_err set_up(mh__worker *w, mh_bytes message, const int *fds, size_t fd_
     w->max_tasks = hello.max_tasks;
     w->max_worker_bytes = (size_t)hello.max_worker_bytes;
     w->spin = mh__spin_init(hello.spin_ns, (size_t)mh__os_usable_cores());
-    return MH_OK;
+    w->has_place = true;
+    return mh__tree_enter(fds[MH__FD_CORES], hello.place);
 }
 
 static mh_err serve(const mh_worker_options *options, mh_bytes message, const int *fds, size_t fd_count)
@@ -261,6 +309,8 @@ static mh_err serve(const mh_worker_options *options, mh_bytes message, const in
     mh_err err = set_up(&w, message, fds, fd_count);
     if (!err)
         err = mh__worker_serve(&w);
+    if (w.has_place)
+        mh__tree_leave();
     mh__arena_destroy(&w.replies);
     mh__arena_view_close(&w.requests);
     mh__segments_fini(&w.segments);

@@ -24,6 +24,7 @@ typedef struct mh__worker {
     mh_worker_options options;
     uint64_t done, max_tasks;
     size_t max_worker_bytes;
+    bool has_place;     /* in the tree of pools: it is a process */
     int64_t weighed_ns; /* when its memory was last looked at */
     mh__segments segments;
     mh__arena *_Atomic *show_replies; /* a thread shows its arena here; NULL: a process sends it */

@@ -349,9 +349,10 @@ def daemons() -> Any:
     r, w = ctx.Pipe(False)
     p = ctx.Process(target=make_daemon_child, args=(w, lib.__name__, method), daemon=True)
     p.start()
-    seen.append(r.recv())
+    answer = r.recv()
     p.join(SOON)
-    assert seen[-1].startswith("AssertionError: daemonic")
+    # The one difference: our daemons may have children, which end with them, so that pools of processes nest.
+    assert answer.startswith("AssertionError: daemonic") if lib.__name__ == "multiprocessing" else answer == "nothing", answer
     return seen, p.exitcode
 
 

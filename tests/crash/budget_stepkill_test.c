@@ -1,0 +1,120 @@
+/* The budget of cores: a worker is killed at every instruction of what it does with its seat, alone and with somebody who waits for its core.
+ * Whoever waits gets it. */
+#include "mh_test.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "pool/budget.h"
+#include "stepkill.h"
+
+typedef struct scene {
+    mh__budget budget;
+    uint32_t owner; /* the tester's, which is away in some scenes */
+} scene;
+
+static uint32_t seat; /* of the process that is killed */
+
+static void set_up(void *at) { mh__budget_init(&((scene *)at)->budget, 1); }
+
+static void set_up_owner(void *at)
+{
+    scene *s = at;
+    set_up(at);
+    s->owner = mh__budget_sit(&s->budget, mh__os_self_process());
+    mh__budget_away(&s->budget, s->owner);
+}
+
+static void know_itself(void *at)
+{
+    (void)at;
+    mh__os_self_process();
+}
+static void sit(void *at) { seat = mh__budget_sit(&((scene *)at)->budget, mh__os_self_process()); }
+static void try(void *at)
+{
+    scene *s = at;
+    if (!mh__budget_try(&s->budget, seat, s->owner) && mh__os_self_process() == s->budget.seats[0].who)
+        abort(); /* nobody else was there */
+}
+static void sit_and_run(void *at)
+{
+    sit(at);
+    mh__budget_run(&((scene *)at)->budget, seat);
+}
+static void run(void *at) { mh__budget_run(&((scene *)at)->budget, seat); }
+static void idle(void *at) { mh__budget_idle(&((scene *)at)->budget, seat); }
+static void leave(void *at) { mh__budget_leave(&((scene *)at)->budget, seat); }
+static void away(void *at) { mh__budget_away(&((scene *)at)->budget, seat); }
+static void sit_and_go(void *at)
+{
+    sit_and_run(at);
+    away(at);
+}
+
+/* Get the core, as a worker does. */
+static bool get(mh__budget *b, uint32_t mine, uint32_t owner)
+{
+    mh_deadline until = mh_deadline_in(4 * MH_SECOND);
+    while (!mh__budget_try(b, mine, owner)) {
+        mh__budget_wait(b, mine, owner, 8 * MH_MILLISECOND);
+        if (mh_now() > until)
+            return false;
+    }
+    return true;
+}
+
+static void wait_for_it(void *at)
+{
+    scene *s = at;
+    uint32_t mine = mh__budget_sit(&s->budget, mh__os_self_process());
+    if (!get(&s->budget, mine, s->owner))
+        abort();
+    mh__budget_leave(&s->budget, mine);
+}
+
+static const char *check(void *at, const struct stepkill_point *point)
+{
+    (void)point;
+    scene *s = at;
+    uint32_t mine = mh__budget_sit(&s->budget, mh__os_self_process());
+    if (!mine)
+        return "no seat is left";
+    if (!get(&s->budget, mine, s->owner))
+        return "the core is never free again";
+    mh__budget_leave(&s->budget, mine);
+    return NULL;
+}
+
+#define CASE(title, ...) {.name = title, .shared_bytes = sizeof(scene), .check = check, .sparse = 16, __VA_ARGS__}
+static const struct stepkill_case cases[] = {
+    CASE("sit", .setup = set_up, .prepare = know_itself, .operation = sit),
+    CASE("try", .setup = set_up, .prepare = sit, .operation = try),
+    CASE("inherit", .setup = set_up_owner, .prepare = sit, .operation = try),
+    CASE("idle", .setup = set_up, .prepare = sit_and_run, .operation = idle),
+    CASE("idle before a waiter", .setup = set_up, .prepare = sit_and_run, .operation = idle, .waiter = wait_for_it),
+    CASE("leave before a waiter", .setup = set_up, .prepare = sit_and_run, .operation = leave, .waiter = wait_for_it),
+    CASE("away before a waiter", .setup = set_up, .prepare = sit_and_run, .operation = away, .waiter = wait_for_it),
+    CASE("back", .setup = set_up, .prepare = sit_and_go, .operation = run),
+};
+
+static void test_every_instruction(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct stepkill_report report;
+        enum stepkill_outcome outcome = stepkill_run(&cases[i], &report);
+        if (outcome == STEPKILL_REFUSED)
+            MH_SKIP(report.why);
+        if (outcome != STEPKILL_DONE || report.broken)
+            fail_msg("%s: %u of %u points broken, first at %u: %s", cases[i].name, report.broken, report.points,
+                     report.first_broken, report.why);
+        print_message("%-28s %4u instructions, %4u kills\n", cases[i].name, report.steps, report.points);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_instruction)};
+    return cmocka_run_group_tests_name("budget_stepkill", tests, NULL, NULL);
+}
