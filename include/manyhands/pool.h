@@ -59,6 +59,8 @@ MH_API uint64_t mh_task_tag(const mh_task *task);
 MH_API uint64_t mh_task_id(const mh_task *task);
 /* The same bytes, which the task may write over because no later attempt can follow; NULL when one can. */
 MH_API void *mh_task_input_writable(const mh_task *task);
+/* Its memory limit in bytes, or 0. */
+MH_API size_t mh_task_memory_limit(const mh_task *task);
 /* Room for a reply of up to `size` bytes in shared memory, 64-byte aligned, to be written in place and then set with
  * mh_task_reply_size. A second call replaces the first, keeping the common prefix. errors: NO_SPACE, TOO_LARGE.
  * owns: the task; valid until the task function returns. */
@@ -104,6 +106,8 @@ typedef struct mh_pool_options {
     mh_worker_options worker;        /* for fork and threads; an exec'ed program passes its own to mh_worker_run */
     mh_task_fn run;                  /* short for worker.run when only that is needed; a pool without either runs maps only */
     size_t max_tasks_per_worker;     /* recycle a worker after so many tasks; 0: never */
+    size_t task_bytes;               /* memory limit of each task whose mh_submit_options name none; 0: that of the task that makes the pool, if
+                                      * any. See there */
     size_t max_worker_bytes;         /* recycle a worker process whose own resident memory (shared segments not counted) is above this after a task,
                                       * looked at every 2 ms; 0: never */
     bool pin;                        /* bind each worker to a core (hwloc), spread over the machine */
@@ -119,6 +123,12 @@ typedef struct mh_submit_options {
     uint32_t failed_retries;/* further attempts after it failed (returned an error) */
     int64_t timeout_ns;     /* for each attempt, from its start; 0: none. Too late: the worker is killed, the task gets MH_ERR_TIMEOUT and is not
                              * tried again. A thread can't be killed: it is left alone, replaced, and joined by mh_pool_destroy, which waits for it */
+    uint32_t oom_retries;   /* further attempts after it went over its memory limit, or the kernel killed its worker for want of memory */
+    size_t memory_bytes;    /* memory limit of the task; 0: the pool's. What counts is how much the worker's own resident memory (no files, no shared
+                             * segments, no child processes) has grown since the attempt began. It is looked at every 1 to 50 ms, the nearer to the limit the
+                             * more often; over it the worker is killed, and the task gets MH_ERR_OUT_OF_MEMORY_TASK. Besides, allocations fail where
+                             * the worker would get more than twice the limit and 256 MB of private memory, touched or not; a task that returns
+                             * MH_ERR_NO_MEMORY then has gone over its limit too. Only for processes */
 } mh_submit_options;
 
 /* ---- results --------------------------------------------------------------------------------- */
@@ -126,11 +136,14 @@ typedef struct mh_submit_options {
 typedef struct mh_result {
     uint64_t tag;
     uint64_t task_id;
-    mh_err err;        /* OK; TASK_FAILED or the task's own code (reply describes it); WORKER_LOST; POISON_TASK; TIMEOUT; CANCELLED; NO_SPACE */
+    mh_err err;        /* OK; TASK_FAILED or the task's own code (reply describes it); WORKER_LOST; POISON_TASK; TIMEOUT; CANCELLED; NO_SPACE;
+                        * OUT_OF_MEMORY_TASK */
     uint32_t attempts; /* how many attempts were started */
     int32_t signal;    /* what killed the last worker, or 0 */
     int32_t exit_code; /* how the last worker exited when no signal killed it */
     int32_t worker_pid;
+    uint64_t memory_bytes; /* OUT_OF_MEMORY_TASK: what the task was seen to use, when that was over its limit; 0: an allocation
+                            * failed, or (signal is SIGKILL) the kernel killed the worker for want of memory */
     mh_bytes reply;    /* 64-byte aligned when larger than a slot; writable by its borrower; valid until mh_result_release */
     void *owner;       /* what keeps reply alive */
 } mh_result;

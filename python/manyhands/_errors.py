@@ -95,10 +95,23 @@ class PoisonTask(WorkerLost):
 
 
 class OutOfMemory(WorkerLost, MemoryError):
-    """The task went over its memory limit, and its worker was killed."""
+    """The task went over its memory limit, or the kernel killed its worker because there was no memory left.
+
+    Attributes, besides those of `WorkerLost`: `memory`, the most bytes that the task was seen to use; 0 when it has not been looked at.
+    """
+
+    def __init__(self, signal: int = 0, exitcode: int = 0, task: int = 0, attempt: int = 0, pid: int = 0, memory: int = 0) -> None:
+        super().__init__(signal, exitcode, task, attempt, pid)
+        self.args = (signal, exitcode, task, attempt, pid, memory)
+        self.memory = memory
 
     def __str__(self) -> str:
-        return f"task {self.task} went over its memory limit on worker {self.pid} (attempt {self.attempt})"
+        where = f"on worker {self.pid} (attempt {self.attempt})"
+        if self.memory:
+            return f"task {self.task} went over its memory limit {where}: it was seen to use {self.memory:,} bytes"
+        if self.signal:
+            return f"task {self.task} ran as the kernel killed its worker, for want of memory, {where}"
+        return f"task {self.task} asked for far more memory than its limit {where}"
 
 
 class TaskTimeout(TimeoutError, WorkerLost):

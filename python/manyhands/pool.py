@@ -24,6 +24,8 @@ TERMINATE = "TERMINATE"
 ApplyResult = AsyncResult = MapResult = _core.AsyncResult
 IMapIterator = IMapUnorderedIterator = _core.IMapIterator
 
+_Retries = int | tuple[int, int] | tuple[int, int, int]
+
 _START = {"fork": 1, "spawn": 2, "forkserver": 3}
 
 # Pools that their program left open: ended at its end, like daemonic processes.
@@ -79,12 +81,13 @@ class Pool(_core.Pool):
     maxtasksperchild  a worker is replaced after so many tasks; default: never
     context           how workers start: see `manyhands.get_context`
     timeout           seconds that each task may run; one that takes longer raises `TaskTimeout`, and its worker is replaced
-    retries           further attempts for each task whose worker died or that raised an exception: a number for both, or the pair
-                      (lost, failed); default 0
+    retries           further attempts for each task whose worker died, that raised an exception or that went over its memory limit: a
+                      number for each, or (lost, failed), or (lost, failed, memory); default 0
+    memory            bytes by which a worker may grow in a task; a task that takes more raises `OutOfMemory`, and its worker is replaced
     maxbytesperchild  a worker that has grown over so many bytes is replaced after its task; default: never
     pin               bind each worker to a core
 
-    timeout and retries can also be given to each call. A task is a call of `apply`, or a chunk of the others.
+    timeout, retries and memory can also be given to each call. A task is a call of `apply`, or a chunk of the others.
 
     Raises ValueError and TypeError for arguments as the standard library does, OSError when workers cannot be started.
 
@@ -96,7 +99,7 @@ class Pool(_core.Pool):
 
     def __init__(self, processes: int | None = None, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = (),
                  maxtasksperchild: int | None = None, context: Any = None, *, timeout: float | None = None,
-                 retries: int | tuple[int, int] = 0, maxbytesperchild: int | None = None, pin: bool = False) -> None:
+                 retries: _Retries = 0, memory: int | None = None, maxbytesperchild: int | None = None, pin: bool = False) -> None:
         self._state = INIT
         self._callback_thread: threading.Thread | None = None
         self._lazy: dict[Any, None] = {}  # iterators that nobody consumes yet
@@ -119,12 +122,12 @@ class Pool(_core.Pool):
             from .context import _default_context as context
         self._ctx = context.get_context()
         self._processes = processes
-        self._start_workers(initializer, tuple(initargs), maxtasksperchild or 0, maxbytesperchild or 0, pin, timeout, retries)
+        self._start_workers(initializer, tuple(initargs), maxtasksperchild or 0, maxbytesperchild or 0, pin, timeout, retries, memory)
         self._state = RUN
         _end_at_exit(self)
 
     def _start_workers(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], max_tasks: int, max_bytes: int,
-                       pin: bool, timeout: float | None, retries: int | tuple[int, int]) -> None:
+                       pin: bool, timeout: float | None, retries: _Retries, memory: int | None) -> None:
         method = self._ctx._name
         if method not in _START:
             raise ValueError(f"the context starts processes in a way that pools do not know: {method!r}, not one of {', '.join(_START)}")
@@ -143,7 +146,7 @@ class Pool(_core.Pool):
             _util._flush_std_streams()
         try:
             self._open(self._processes, _START[method], argv, prepare, _serial.Names(method == "fork"), max_tasks=max_tasks,
-                       max_bytes=max_bytes, pin=pin, timeout=timeout, retries=retries)
+                       max_bytes=max_bytes, pin=pin, timeout=timeout, retries=retries, memory=memory)
         except BaseException:
             self._close_start_data()
             raise
@@ -156,67 +159,67 @@ class Pool(_core.Pool):
     # ---- calls
 
     def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None, *,
-            progress: bool | str | None = None, timeout: float | None = None, retries: int | tuple[int, int] | None = None) -> list[Any]:
+            progress: bool | str | None = None, timeout: float | None = None, retries: _Retries | None = None, memory: int | None = None) -> list[Any]:
         """[func(x) for x in iterable], by the workers.
 
         Without a chunksize, chunks grow and shrink with the measured time of an item. All items are tried; then the exception of the
         first that failed is raised. progress=True or a text shows a bar.
         """
-        return self._run_map(func, iterable, chunksize, False, progress, timeout, retries)
+        return self._run_map(func, iterable, chunksize, False, progress, timeout, retries, memory)
 
     def starmap(self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None, *,
                 progress: bool | str | None = None, timeout: float | None = None,
-                retries: int | tuple[int, int] | None = None) -> list[Any]:
+                retries: _Retries | None = None, memory: int | None = None) -> list[Any]:
         """[func(*x) for x in iterable], by the workers: see `map`."""
-        return self._run_map(func, iterable, chunksize, True, progress, timeout, retries)
+        return self._run_map(func, iterable, chunksize, True, progress, timeout, retries, memory)
 
     def _run_map(self, func: Any, iterable: Any, chunksize: int | None, star: bool, progress: bool | str | None, timeout: float | None,
-                 retries: int | tuple[int, int] | None) -> list[Any]:
+                 retries: _Retries | None, memory: int | None) -> list[Any]:
         self._check_running()
         if not hasattr(iterable, "__len__"):
             iterable = list(iterable)
         bar = _progress_bar(progress, len(iterable))
         if bar is None:
-            return self._map(func, iterable, _chunk(chunksize), star, timeout=timeout, retries=retries)
+            return self._map(func, iterable, _chunk(chunksize), star, timeout=timeout, retries=retries, memory=memory)
         with bar:
-            return self._map(func, iterable, _chunk(chunksize), star, bar.update, timeout, retries)
+            return self._map(func, iterable, _chunk(chunksize), star, bar.update, timeout, retries, memory)
 
     def map_async(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None,
                   callback: Callable[[list[Any]], object] | None = None, error_callback: Callable[[BaseException], object] | None = None,
-                  *, timeout: float | None = None, retries: int | tuple[int, int] | None = None) -> _core.AsyncResult:
+                  *, timeout: float | None = None, retries: _Retries | None = None, memory: int | None = None) -> _core.AsyncResult:
         """`map`, but returns at once: an AsyncResult. Callbacks run in a thread of the pool's."""
         self._check_running()
         if not hasattr(iterable, "__len__"):
             iterable = list(iterable)
-        return self._map_async(func, iterable, _chunk(chunksize), False, callback, error_callback, timeout, retries)
+        return self._map_async(func, iterable, _chunk(chunksize), False, callback, error_callback, timeout, retries, memory)
 
     def starmap_async(self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None,
                       callback: Callable[[list[Any]], object] | None = None,
                       error_callback: Callable[[BaseException], object] | None = None, *, timeout: float | None = None,
-                      retries: int | tuple[int, int] | None = None) -> _core.AsyncResult:
+                      retries: _Retries | None = None, memory: int | None = None) -> _core.AsyncResult:
         """`starmap`, but returns at once: an AsyncResult."""
         self._check_running()
         if not hasattr(iterable, "__len__"):
             iterable = list(iterable)
-        return self._map_async(func, iterable, _chunk(chunksize), True, callback, error_callback, timeout, retries)
+        return self._map_async(func, iterable, _chunk(chunksize), True, callback, error_callback, timeout, retries, memory)
 
     def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1, *, progress: bool | str | None = None,
-             timeout: float | None = None, retries: int | tuple[int, int] | None = None) -> Any:
+             timeout: float | None = None, retries: _Retries | None = None, memory: int | None = None) -> Any:
         """An iterator over func(x) for x in iterable, in order. Lazy: a few tasks are ahead of the consumer, so iterables may be endless."""
-        return self._run_imap(func, iterable, chunksize, True, progress, timeout, retries)
+        return self._run_imap(func, iterable, chunksize, True, progress, timeout, retries, memory)
 
     def imap_unordered(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1, *,
                        progress: bool | str | None = None, timeout: float | None = None,
-                       retries: int | tuple[int, int] | None = None) -> Any:
+                       retries: _Retries | None = None, memory: int | None = None) -> Any:
         """`imap`, but results come as they finish."""
-        return self._run_imap(func, iterable, chunksize, False, progress, timeout, retries)
+        return self._run_imap(func, iterable, chunksize, False, progress, timeout, retries, memory)
 
     def _run_imap(self, func: Any, iterable: Any, chunksize: int, ordered: bool, progress: bool | str | None, timeout: float | None,
-                  retries: int | tuple[int, int] | None) -> Any:
+                  retries: _Retries | None, memory: int | None) -> Any:
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
-        results = self._imap(func, iterable, chunksize, ordered, timeout, retries)
+        results = self._imap(func, iterable, chunksize, ordered, timeout, retries, memory)
         bar = _progress_bar(progress, len(iterable) if hasattr(iterable, "__len__") else None)
         return results if bar is None else _with_bar(results, bar)
 

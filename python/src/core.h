@@ -224,8 +224,8 @@ extern PyType_Spec mhpy_pool_spec;
 
 /* Raise ValueError unless the pool takes calls. */
 bool mhpy_check_running(const mhpy_pool *p);
-/* timeout and retries as the caller gave them, over the pool's own. */
-bool mhpy_submit_options(const mhpy_pool *p, PyObject *timeout, PyObject *retries, mh_submit_options *out);
+/* timeout, retries and memory as the caller gave them, over the pool's own. */
+bool mhpy_submit_options(const mhpy_pool *p, PyObject *timeout, PyObject *retries, PyObject *memory, mh_submit_options *out);
 /* The shared number of a function that is a pure name; for others found is false and *blob its pickle. False with an exception set. */
 bool mhpy_function_find(mhpy_pool *p, PyObject *function, mhpy_function *out, PyObject **blob);
 /* The same, and other functions are shared too, until they are dropped. */

@@ -96,6 +96,16 @@ static PyObject *lost_error(const char *class_name, const mh_result *r)
     return exception;
 }
 
+static PyObject *memory_error(const mh_result *r)
+{
+    PyObject *class = mhpy_error_class("OutOfMemory");
+    PyObject *exception = class ? PyObject_CallFunction(class, "iiKIiK", r->signal, r->exit_code, (unsigned long long)r->task_id,
+                                                        (unsigned int)r->attempts, r->worker_pid,
+                                                        (unsigned long long)r->memory_bytes) : NULL;
+    Py_XDECREF(class);
+    return exception;
+}
+
 static PyObject *plain_error(const mh_result *r)
 {
     PyObject *class = class_of(r->err);
@@ -111,7 +121,7 @@ PyObject *mhpy_task_error(mh_result *r)
     case MH_ERR_TASK_FAILED: exception = described_error(r); break;
     case MH_ERR_WORKER_LOST: exception = lost_error("WorkerLost", r); break;
     case MH_ERR_POISON_TASK: exception = lost_error("PoisonTask", r); break;
-    case MH_ERR_OUT_OF_MEMORY_TASK: exception = lost_error("OutOfMemory", r); break;
+    case MH_ERR_OUT_OF_MEMORY_TASK: exception = memory_error(r); break;
     case MH_ERR_TIMEOUT: exception = lost_error("TaskTimeout", r); break;
     default: exception = plain_error(r);
     }

@@ -469,14 +469,14 @@ static bool open_imap(imap *m, PyObject *iterable, const mh_submit_options *opti
 
 PyObject *mhpy_imap(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"func", "iterable", "chunksize", "ordered", "timeout", "retries", NULL};
-    PyObject *function, *iterable, *timeout = NULL, *retries = NULL;
+    static char *names[] = {"func", "iterable", "chunksize", "ordered", "timeout", "retries", "memory", NULL};
+    PyObject *function, *iterable, *timeout = NULL, *retries = NULL, *memory = NULL;
     Py_ssize_t chunk;
     int ordered;
     mh_submit_options options;
     mhpy_pool *p = (mhpy_pool *)self;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOnp|OO", names, &function, &iterable, &chunk, &ordered, &timeout, &retries) ||
-        !mhpy_check_running(p) || !mhpy_submit_options(p, timeout, retries, &options))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOnp|OOO", names, &function, &iterable, &chunk, &ordered, &timeout, &retries, &memory) ||
+        !mhpy_check_running(p) || !mhpy_submit_options(p, timeout, retries, memory, &options))
         return NULL;
     imap *m = (imap *)mhpy.imap_type->tp_alloc(mhpy.imap_type, 0);
     if (!m)

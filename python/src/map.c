@@ -438,14 +438,14 @@ static PyObject *run_map(map *m, const mh_submit_options *options)
 
 PyObject *mhpy_map(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"func", "iterable", "chunksize", "star", "progress", "timeout", "retries", NULL};
-    PyObject *iterable, *timeout = NULL, *retries = NULL;
+    static char *names[] = {"func", "iterable", "chunksize", "star", "progress", "timeout", "retries", "memory", NULL};
+    PyObject *iterable, *timeout = NULL, *retries = NULL, *memory = NULL;
     int star = 0;
     mh_submit_options options;
     map m = {.pool = (mhpy_pool *)self, .progress = Py_None};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOnp|OOO", names, &m.callable, &iterable, &m.chunk, &star, &m.progress, &timeout,
-                                     &retries) ||
-        !mhpy_check_running(m.pool) || !mhpy_submit_options(m.pool, timeout, retries, &options))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOnp|OOOO", names, &m.callable, &iterable, &m.chunk, &star, &m.progress, &timeout,
+                                     &retries, &memory) ||
+        !mhpy_check_running(m.pool) || !mhpy_submit_options(m.pool, timeout, retries, memory, &options))
         return NULL;
     m.op = star ? MHPY_OP_STARMAP : MHPY_OP_MAP;
     m.items = PySequence_Fast(iterable, "map needs an iterable");

@@ -26,7 +26,20 @@ static bool retry_count(PyObject *number, uint32_t *out)
     return true;
 }
 
-bool mhpy_submit_options(const mhpy_pool *p, PyObject *timeout, PyObject *retries, mh_submit_options *out)
+static bool memory_limit(PyObject *number, size_t *out)
+{
+    size_t bytes = PyLong_Check(number) ? PyLong_AsSize_t(number) : 0;
+    if (bytes == (size_t)-1 && PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_OverflowError))
+        return false;
+    if (PyErr_Occurred() || bytes == 0) {
+        PyErr_SetString(PyExc_ValueError, "memory must be a positive number of bytes, an int");
+        return false;
+    }
+    *out = bytes;
+    return true;
+}
+
+bool mhpy_submit_options(const mhpy_pool *p, PyObject *timeout, PyObject *retries, PyObject *memory, mh_submit_options *out)
 {
     *out = p->defaults;
     if (timeout && timeout != Py_None) {
@@ -39,20 +52,24 @@ bool mhpy_submit_options(const mhpy_pool *p, PyObject *timeout, PyObject *retrie
         }
         out->timeout_ns = (int64_t)(seconds * 1e9);
     }
+    if (memory && memory != Py_None && !memory_limit(memory, &out->memory_bytes))
+        return false;
     if (!retries || retries == Py_None)
         return true;
     if (!PyTuple_Check(retries)) {
         if (!retry_count(retries, &out->lost_retries))
             return false;
-        out->failed_retries = out->lost_retries;
+        out->failed_retries = out->oom_retries = out->lost_retries;
         return true;
     }
-    if (PyTuple_GET_SIZE(retries) != 2) {
-        PyErr_SetString(PyExc_ValueError, "retries must be a number or the pair (lost, failed)");
+    Py_ssize_t count = PyTuple_GET_SIZE(retries);
+    if (count != 2 && count != 3) {
+        PyErr_SetString(PyExc_ValueError, "retries must be a number, the pair (lost, failed) or (lost, failed, memory)");
         return false;
     }
     return retry_count(PyTuple_GET_ITEM(retries, 0), &out->lost_retries) &&
-           retry_count(PyTuple_GET_ITEM(retries, 1), &out->failed_retries);
+           retry_count(PyTuple_GET_ITEM(retries, 1), &out->failed_retries) &&
+           retry_count(PyTuple_GET_ITEM(retries, count == 3 ? 2 : 0), &out->oom_retries);
 }
 
 /* ---- functions ----------------------------------------------------------------------------------------------- */
@@ -219,19 +236,19 @@ static mh_err create(mhpy_pool *p, const mh_pool_options *options)
 
 static PyObject *open_pool(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"workers", "start", "argv", "prepare", "names", "max_tasks", "max_bytes", "pin", "timeout", "retries", NULL};
+    static char *keywords[] = {"workers", "start", "argv", "prepare", "names", "max_tasks", "max_bytes", "pin", "timeout", "retries", "memory", NULL};
     mhpy_pool *p = (mhpy_pool *)self;
     Py_ssize_t workers, max_tasks = 0, max_bytes = 0;
     int start, pin = 0;
-    PyObject *argv_list, *prepare, *names, *timeout = NULL, *retries = NULL, *keep_argv = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "niOOO|$nnpOO", keywords, &workers, &start, &argv_list, &prepare, &names, &max_tasks,
-                                     &max_bytes, &pin, &timeout, &retries))
+    PyObject *argv_list, *prepare, *names, *timeout = NULL, *retries = NULL, *memory = NULL, *keep_argv = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "niOOO|$nnpOOO", keywords, &workers, &start, &argv_list, &prepare, &names, &max_tasks,
+                                     &max_bytes, &pin, &timeout, &retries, &memory))
         return NULL;
     if (p->pool) {
         PyErr_SetString(PyExc_RuntimeError, "the pool is open already");
         return NULL;
     }
-    if (!mhpy_submit_options(p, timeout, retries, &p->defaults))
+    if (!mhpy_submit_options(p, timeout, retries, memory, &p->defaults))
         return NULL;
     const char **argv = NULL;
     if (argv_list != Py_None && !(argv = program(argv_list, &keep_argv))) {
@@ -408,10 +425,10 @@ static PyMethodDef methods[] = {
     {"_pids", pids, METH_NOARGS, "Process numbers of the live workers."},
     {"_stats", stats, METH_NOARGS, "Counts of tasks and workers, and bytes of shared memory."},
     {"apply", MHPY_METHOD(mhpy_apply), METH_FASTCALL | METH_KEYWORDS,
-     "apply($self, /, func, args=(), kwds={}, *, timeout=None, retries=None)\n--\n\n"
+     "apply($self, /, func, args=(), kwds={}, *, timeout=None, retries=None, memory=None)\n--\n\n"
      "Call func(*args, **kwds) on a worker and wait for the result."},
     {"apply_async", MHPY_METHOD(mhpy_apply_async), METH_FASTCALL | METH_KEYWORDS,
-     "apply_async($self, /, func, args=(), kwds={}, callback=None, error_callback=None, *, timeout=None, retries=None)\n--\n\n"
+     "apply_async($self, /, func, args=(), kwds={}, callback=None, error_callback=None, *, timeout=None, retries=None, memory=None)\n--\n\n"
      "Call func(*args, **kwds) on a worker; returns an AsyncResult at once."},
     {"_map", MHPY_METHOD(mhpy_map), METH_VARARGS | METH_KEYWORDS, "map and starmap: the whole of them."},
     {"_map_async", MHPY_METHOD(mhpy_map_async), METH_VARARGS | METH_KEYWORDS, "map_async and starmap_async."},

@@ -408,13 +408,14 @@ static void fail(result *r)
 }
 
 typedef struct call {
-    PyObject *function, *args, *kwargs, *callback, *error_callback, *timeout, *retries;
+    PyObject *function, *args, *kwargs, *callback, *error_callback, *timeout, *retries, *memory;
 } call;
 
 static bool parse_call(PyObject *const *args, Py_ssize_t nargs, PyObject *names, bool callbacks, call *c)
 {
-    static const char *const keywords[] = {"func", "args", "kwds", "callback", "error_callback", "timeout", "retries"};
-    PyObject **places[] = {&c->function, &c->args, &c->kwargs, &c->callback, &c->error_callback, &c->timeout, &c->retries};
+    enum { KEYWORDS = 8 };
+    static const char *const keywords[KEYWORDS] = {"func", "args", "kwds", "callback", "error_callback", "timeout", "retries", "memory"};
+    PyObject **places[KEYWORDS] = {&c->function, &c->args, &c->kwargs, &c->callback, &c->error_callback, &c->timeout, &c->retries, &c->memory};
     const char *name = callbacks ? "apply_async" : "apply";
     Py_ssize_t most = callbacks ? 5 : 3, named = names ? PyTuple_GET_SIZE(names) : 0;
     *c = (call){0};
@@ -427,9 +428,9 @@ static bool parse_call(PyObject *const *args, Py_ssize_t nargs, PyObject *names,
     for (Py_ssize_t i = 0; i < named; i++) {
         PyObject *key = PyTuple_GET_ITEM(names, i);
         size_t at = 0;
-        while (at < 7 && PyUnicode_CompareWithASCIIString(key, keywords[at]))
+        while (at < KEYWORDS && PyUnicode_CompareWithASCIIString(key, keywords[at]))
             at++;
-        if (at == 7 || (!callbacks && (at == 3 || at == 4))) {
+        if (at == KEYWORDS || (!callbacks && (at == 3 || at == 4))) {
             PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", name, key);
             return false;
         }
@@ -516,7 +517,7 @@ static result *apply(PyObject *self, const call *c)
 {
     mhpy_pool *p = (mhpy_pool *)self;
     mh_submit_options options;
-    if (!mhpy_check_running(p) || !mhpy_submit_options(p, c->timeout, c->retries, &options))
+    if (!mhpy_check_running(p) || !mhpy_submit_options(p, c->timeout, c->retries, c->memory, &options))
         return NULL;
     result *r = create(p);
     if (!r || !expect_callbacks(r, self, c->callback, c->error_callback, 1)) {
@@ -612,15 +613,15 @@ static result *map_async(PyObject *self, PyObject *function, PyObject *items, Py
 
 PyObject *mhpy_map_async(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"func", "iterable", "chunksize", "star", "callback", "error_callback", "timeout", "retries", NULL};
-    PyObject *function, *iterable, *callback = NULL, *error_callback = NULL, *timeout = NULL, *retries = NULL;
+    static char *names[] = {"func", "iterable", "chunksize", "star", "callback", "error_callback", "timeout", "retries", "memory", NULL};
+    PyObject *function, *iterable, *callback = NULL, *error_callback = NULL, *timeout = NULL, *retries = NULL, *memory = NULL;
     Py_ssize_t chunk = 0;
     int star = 0;
     mh_submit_options options;
     mhpy_pool *p = (mhpy_pool *)self;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOnp|OOOO", names, &function, &iterable, &chunk, &star, &callback, &error_callback,
-                                     &timeout, &retries) ||
-        !mhpy_check_running(p) || !mhpy_submit_options(p, timeout, retries, &options))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOnp|OOOOO", names, &function, &iterable, &chunk, &star, &callback, &error_callback,
+                                     &timeout, &retries, &memory) ||
+        !mhpy_check_running(p) || !mhpy_submit_options(p, timeout, retries, memory, &options))
         return NULL;
     PyObject *items = PySequence_Fast(iterable, "map needs an iterable");
     if (!items)

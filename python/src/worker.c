@@ -68,7 +68,12 @@ static unsigned char *reply_room(void *ctx, size_t size)
 /* Answer with the exception that is set. */
 static mh_err reply_error(mh_task *task)
 {
+    bool is_over = mh_task_memory_limit(task) && PyErr_ExceptionMatches(PyExc_MemoryError);
     PyObject *exception = mhpy_take_exception();
+    if (is_over) { /* its memory goes first */
+        Py_XDECREF(exception);
+        return mh_task_reply(task, (mh_bytes){"", 0}) == MH_OK ? MH_ERR_OUT_OF_MEMORY_TASK : MH_ERR_NO_SPACE;
+    }
     PyObject *bytes = exception ? PyObject_CallMethod(mhpy.serial, "dump_error", "O", exception) : NULL;
     mh_err err = MH_ERR_TASK_FAILED;
     if (!bytes || !PyBytes_Check(bytes) ||

@@ -4,7 +4,7 @@
 #include "os/fd.h"
 #include "pool/pool.h"
 
-enum { REFILL_AGAIN_MS = 20, REAP_AT_ONCE = 32 };
+enum { REFILL_AGAIN_MS = 20, REAP_AT_ONCE = 32, SIGNAL_KILL = 9 };
 
 /* The task that was running in a worker whose finished tasks have been collected. */
 static mh_future *running_task(const mh__hand *hand)
@@ -94,6 +94,12 @@ static void leave_place(mh__hand *hand)
     }
 }
 
+static bool was_oom_killed(const mh__hand *hand, const mh_exit *status)
+{
+    return status && status->signal == SIGNAL_KILL && !status->lost && !hand->is_stopped &&
+           hand->pool->state != MH__POOL_TERMINATED && mh__was_oom_killed(hand->pool);
+}
+
 void mh__hand_leave(mh__hand *hand, const mh_exit *status)
 {
     mh_pool *pool = hand->pool;
@@ -113,7 +119,9 @@ void mh__hand_leave(mh__hand *hand, const mh_exit *status)
         pool->stats.workers_lost++;
     mh_sched_task task = running ? running->handle : (mh_sched_task){0};
     let_go(hand);
-    mh_err err = mh_sched_worker_leave(pool->sched, hand->worker, asked ? MH_SCHED_REMOVED : MH_SCHED_DIED, task);
+    bool oom = running && (hand->is_heavy || was_oom_killed(hand, status));
+    mh_sched_cause cause = asked ? MH_SCHED_REMOVED : oom ? MH_SCHED_DIED_OOM : MH_SCHED_DIED;
+    mh_err err = mh_sched_worker_leave(pool->sched, hand->worker, cause, task);
     (void)err; /* it had joined */
     leave_place(hand);
     mh__tree_forget(hand->pid);

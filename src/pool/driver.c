@@ -56,7 +56,7 @@ bool mh__take_answer(mh__hand *hand, uint32_t index, int64_t duration_ns)
     f->hand = NULL;
     f->slot = MH__NO_SLOT;
     pool->assigned_count--;
-    mh_sched_outcome outcome = f->err ? MH_SCHED_FAILED : MH_SCHED_OK;
+    mh_sched_outcome outcome = !f->err ? MH_SCHED_OK : f->err == MH_ERR_OUT_OF_MEMORY_TASK ? MH_SCHED_OOM : MH_SCHED_FAILED;
     mh_err err = mh_sched_result(pool->sched, hand->worker, f->handle, f->epoch, outcome, duration_ns);
     (void)err; /* NOT_FOUND can't be: the assignment was ours a moment ago */
     return true;
@@ -155,6 +155,11 @@ static void publish(mh__hand *hand, mh_future *f)
         flags |= MH__SLOT_MAP;
     if (f->flags & MH__RECORD_TIMED)
         flags |= MH__SLOT_TIMED;
+    if (f->memory_bytes) {
+        flags |= MH__SLOT_WEIGHED;
+        mh__region_limits(hand->region, ring->mask + 1)[ring->tail & ring->mask] = f->memory_bytes;
+        mh__weigh_soon(hand);
+    }
     if (!(f->flags & MH__RECORD_RETRIES))
         flags |= MH__SLOT_FINAL;
     slot->task_id = f->id;
@@ -179,6 +184,7 @@ static void assign(mh_pool *pool, mh_future *f, const mh_sched_action *a)
     if (f->attempts && f->attempts < a->attempts)
         pool->stats.retried++;
     mh__record_drop_reply(f); /* of an attempt that failed */
+    f->heavy_bytes = 0;
     f->hand = hand;
     f->epoch = a->epoch;
     f->attempts = a->attempts;
@@ -449,7 +455,7 @@ static int64_t wake_at(mh_pool *pool, bool soon)
     int64_t at = mh_sched_wake_at(pool->sched);
     for (size_t i = 0; i < pool->options.workers; i++)
         if (pool->hands[i])
-            at = MH__MIN(at, MH__MIN(pool->hands[i]->check_ns, pool->hands[i]->stop_ns));
+            at = MH__MIN(at, MH__MIN(pool->hands[i]->weigh_ns, MH__MIN(pool->hands[i]->check_ns, pool->hands[i]->stop_ns)));
     if (pool->live_count > 1)
         at = MH__MIN(at, next_stall(pool, soon));
     if (mh__wants_hands(pool))
@@ -473,6 +479,7 @@ void mh__drive(mh_pool *pool)
         if (pool->hands[i])
             mh__collect_hand(pool->hands[i]);
     look_at_starts(pool);
+    mh__weigh(pool);
     look_for_stalls(pool);
     mh__hands_refill(pool);
     mh_sched_tick(pool->sched, pool->now);

@@ -62,7 +62,7 @@ static mh_err make_hand(mh__hand **out, mh_pool *pool, size_t place, int *region
     hand->refs = 1;
     hand->place = place;
     hand->socket = -1;
-    hand->check_ns = hand->stop_ns = INT64_MAX;
+    hand->check_ns = hand->stop_ns = hand->weigh_ns = INT64_MAX;
     hand->ring.mask = (uint32_t)pool->options.slots - 1;
     mh__list_init(&hand->backlog);
     hand->ring.fillings = mh__calloc(pool->options.slots, sizeof *hand->ring.fillings);

@@ -69,6 +69,8 @@ static mh_err check_options(const mh_pool_options *o)
         return mh__fail(MH_ERR_INVALID, "options.worker_argv: spawning needs a program");
     if (o->slots & (o->slots - 1) || o->slots > MH__SLOTS_MAX)
         return mh__fail(MH_ERR_INVALID, "options.slots: %zu is not a power of two up to %d", o->slots, MH__SLOTS_MAX);
+    if (o->task_bytes && o->kind == MH_WORKER_THREAD)
+        return mh__fail(MH_ERR_INVALID, "options.task_bytes: only processes can have a memory limit");
     return MH_OK;
 }
 
@@ -88,6 +90,8 @@ static mh_err fill_options(mh_pool_options *o, const mh_pool_options *given)
         return err;
     if (!o->workers)
         o->workers = mh_pool_default_workers();
+    if (!o->task_bytes && o->kind == MH_WORKER_PROCESS)
+        o->task_bytes = mh__task_limit_here();
     if (!o->slots)
         o->slots = DEFAULT_SLOTS;
     if (!o->max_bytes)

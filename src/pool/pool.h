@@ -54,6 +54,7 @@ struct mh_future {
     int32_t err, signal, exit_code, worker_pid;
     uint32_t waiters; /* callers that sleep until it is done */
     int64_t timeout_ns;
+    uint64_t memory_bytes, heavy_bytes; /* its memory limit, or 0; what it was seen to use when that was over it */
     mh__callback *callbacks;
     mh_bytes reply;
     mh__hand *reply_hand; /* whose arena holds the reply (counted), or NULL */
@@ -87,6 +88,8 @@ struct mh__hand {
     bool is_stopped;   /* killed, or to be given up */
     bool is_gone;      /* the process has ended, or the thread has been given up */
     int64_t busy_ns;   /* since when it has been working on what was not yet collected */
+    int64_t weigh_ns;  /* when to look how much memory its task uses; INT64_MAX: never */
+    bool is_heavy;     /* killed because that was too much */
     int64_t check_ns;  /* when to look whether a timed task has started; INT64_MAX: never */
     mh__arena_view replies;
     bool replies_are_ours; /* to unmap */
@@ -171,6 +174,7 @@ struct mh_pool {
     int64_t keeper_until; /* when it will look by itself */
     _Atomic uint32_t nap; /* on which it naps */
     int64_t now;
+    int64_t kills_ns, kills; /* how many processes the kernel had killed for want of memory, and when to look again */
 
     mh_pool_stats stats; /* but for what is asked of others */
 };
@@ -225,6 +229,14 @@ void mh__hand_stop(mh__hand *hand);    /* kill the process, or give the thread u
 void mh__hand_give_up(mh__hand *hand); /* a thread that can't be killed */
 bool mh__wants_hands(const mh_pool *pool);
 void mh__hands_refill(mh_pool *pool);  /* start a worker in each empty place, if any are wanted */
+
+/* weigh.c */
+/* See who uses how much, and stop who is over its limit. */
+void mh__weigh(mh_pool *pool);
+/* The task in a slot is to be weighed from now on. */
+void mh__weigh_soon(mh__hand *hand);
+/* Whether a worker that was killed by a signal that we did not send was so by the kernel, for want of memory. */
+bool mh__was_oom_killed(mh_pool *pool);
 
 /* driver.c */
 void mh__drive(mh_pool *pool);   /* collect, decide, act, wake */

@@ -105,6 +105,7 @@ mh_err mh__record_submit(mh_future *f, const mh_submit_options *o)
         .tag = (uintptr_t)f,
         .lost_retries = o->lost_retries,
         .failed_retries = o->failed_retries,
+        .oom_retries = o->oom_retries,
         .timeout_ns = o->timeout_ns,
     };
     mh_err err = mh_sched_submit(pool->sched, &to_sched, &f->handle);
@@ -112,11 +113,12 @@ mh_err mh__record_submit(mh_future *f, const mh_submit_options *o)
         return err;
     f->tag = o->tag;
     f->timeout_ns = o->timeout_ns;
+    f->memory_bytes = o->memory_bytes ? o->memory_bytes : pool->options.task_bytes;
     if (o->timeout_ns)
         f->flags |= MH__RECORD_TIMED;
-    if (o->lost_retries || o->failed_retries)
+    if (o->lost_retries || o->failed_retries || o->oom_retries)
         f->flags |= MH__RECORD_RETRIES;
-    if (o->failed_retries) {
+    if (o->failed_retries || o->oom_retries) {
         f->flags |= MH__RECORD_AGAIN;
         pool->retry_count++;
     }
@@ -154,7 +156,7 @@ static void count(mh_pool_stats *stats, mh_err err)
     stats->finished++;
     if (err == MH_ERR_CANCELLED)
         stats->cancelled++;
-    else if (err == MH_ERR_WORKER_LOST || err == MH_ERR_POISON_TASK)
+    else if (err == MH_ERR_WORKER_LOST || err == MH_ERR_POISON_TASK || err == MH_ERR_OUT_OF_MEMORY_TASK)
         stats->lost++;
     else if (err)
         stats->failed++;
@@ -197,6 +199,7 @@ void mh__record_result(mh_future *f, mh_result *result)
         .signal = f->signal,
         .exit_code = f->exit_code,
         .worker_pid = f->worker_pid,
+        .memory_bytes = f->heavy_bytes,
         .reply = f->reply,
         .owner = f,
     };

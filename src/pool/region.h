@@ -29,6 +29,8 @@ typedef struct mh__region {
     _Atomic uint32_t phase;
     _Atomic uint64_t acked;     /* acknowledgements read so far */
     _Atomic int64_t started_ns; /* when it began its present task, if that is a timed one */
+    _Atomic uint64_t weighed;   /* number of its present task, if that has a memory limit; 0: none */
+    _Atomic uint64_t base_bytes; /* its own memory when it began that */
 
     /* written by the parent */
     _Alignas(128) _Atomic uint32_t doorbell;
@@ -36,12 +38,17 @@ typedef struct mh__region {
     _Atomic uint64_t acks_given;
     _Alignas(128) _Atomic uint64_t acks[MH__ACKS]; /* offsets of replies that the parent no longer needs */
 
-    mh__slot slots[];
+    mh__slot slots[]; /* and behind them a memory limit for each */
 } mh__region;
 
 static inline size_t mh__region_size(size_t slot_count)
 {
-    return sizeof(mh__region) + slot_count * sizeof(mh__slot);
+    return sizeof(mh__region) + slot_count * (sizeof(mh__slot) + sizeof(uint64_t));
+}
+/* Memory limits of the tasks in the slots of a region with so many (the checked number). */
+static inline uint64_t *mh__region_limits(mh__region *region, size_t slot_count)
+{
+    return (uint64_t *)(void *)(region->slots + slot_count);
 }
 /* Fill in a zeroed region of mh__region_size(slot_count) bytes. */
 void mh__region_init(mh__region *region, size_t slot_count);

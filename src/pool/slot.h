@@ -39,6 +39,7 @@ enum {
     MH__SLOT_FAR = 1,   /* in the arena: bytes[] holds an mh__slot_far */
     MH__SLOT_MAP = 2,   /* a chunk of mh_pool_map, run by the library */
     MH__SLOT_TIMED = 4, /* the worker notes in its region when it starts */
+    MH__SLOT_WEIGHED = 16, /* it has a memory limit: see mh__region */
     MH__SLOT_FINAL = 8  /* no later attempt can follow, so that the task may write over its input */
 };
 typedef struct mh__slot_far {

@@ -19,6 +19,8 @@ mh_err mh__can_submit(mh_pool *pool, const mh_submit_options *o)
 {
     if (o->timeout_ns < 0)
         return mh__fail(MH_ERR_INVALID, "a timeout of %lld ns", (long long)o->timeout_ns);
+    if (o->memory_bytes && pool->options.kind == MH_WORKER_THREAD)
+        return mh__fail(MH_ERR_INVALID, "a memory limit of %zu bytes for a thread: only processes can have one", o->memory_bytes);
     if (pool->is_broken)
         return mh__fail(MH_ERR_CLOSED, "the pool is broken: %s", pool->why_broken);
     if (pool->state != MH__POOL_OPEN)
@@ -62,7 +64,7 @@ static mh_err place_far(mh_pool *pool, mh_bytes task, uint64_t *offset)
 /* A near request shares its record's bytes with the reply, so a task that may be run again after it answered goes far. */
 static bool is_near(size_t size, const mh_submit_options *o)
 {
-    return size <= MH__SLOT_REQUEST_BYTES && !o->failed_retries;
+    return size <= MH__SLOT_REQUEST_BYTES && !o->failed_retries && !o->oom_retries;
 }
 
 mh_err mh__submit(mh_pool *pool, mh_bytes task, uint16_t flags, const mh_submit_options *o, mh_stream *s, mh_future **out)

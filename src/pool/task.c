@@ -37,6 +37,7 @@ mh_bytes mh_task_input(const mh_task *task) { return task->input; }
 uint32_t mh_task_attempt(const mh_task *task) { return task->attempt; }
 uint64_t mh_task_tag(const mh_task *task) { return task->tag; }
 uint64_t mh_task_id(const mh_task *task) { return task->id; }
+size_t mh_task_memory_limit(const mh_task *task) { return (size_t)task->limit; }
 
 void *mh_task_input_writable(const mh_task *task)
 {

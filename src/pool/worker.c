@@ -6,6 +6,7 @@
 #include "os/fd.h"
 #include "os/futex.h"
 #include "os/memory.h"
+#include "os/process.h"
 #include "os/usage.h"
 #include "pool/map.h"
 #include "pool/point.h"
@@ -13,6 +14,7 @@
 #include <string.h>
 
 enum { LOOK_AFTER_PARENT_MS = 500, WEIGH_EVERY_MS = 2 };
+#define GUARD_BYTES ((size_t)256 << 20)
 
 static mh__slot *slot_at(mh__worker *w) { return &w->region->slots[w->next & w->mask]; }
 
@@ -161,6 +163,35 @@ static bool take_turns(mh__worker *w, mh_err *err)
 
 /* ---- running --------------------------------------------------------------------------------- */
 
+/* The parent weighs this process while it runs a task with a memory limit. Should it come too late, allocations fail far beyond. */
+static size_t limit_here;
+
+size_t mh__task_limit_here(void) { return limit_here; }
+
+static void begin_weighed(mh__worker *w, mh_task *task)
+{
+    mh__usage usage = {0};
+    if (!w->has_place || !mh__os_usage(mh__os_pid(), &usage))
+        return;
+    task->limit = mh__region_limits(w->region, w->mask + 1)[w->next & w->mask];
+    limit_here = (size_t)task->limit;
+    if (task->limit < SIZE_MAX / 8 && usage.data_bytes < SIZE_MAX / 8)
+        mh__os_limit_data(usage.data_bytes + 2 * (size_t)task->limit + GUARD_BYTES);
+    atomic_store_explicit(&w->region->base_bytes, usage.own_bytes, memory_order_relaxed);
+    atomic_store_explicit(&w->region->weighed, task->id, memory_order_release);
+}
+
+static void end_weighed(mh__worker *w, mh_task *task, mh_err *err)
+{
+    if (!task->limit)
+        return;
+    atomic_store_explicit(&w->region->weighed, 0, memory_order_release);
+    mh__os_limit_data(0);
+    limit_here = 0;
+    if (*err == MH_ERR_NO_MEMORY)
+        *err = MH_ERR_OUT_OF_MEMORY_TASK;
+}
+
 /* False: this worker has been fenced off. */
 static bool run_task(mh__worker *w, uint64_t control)
 {
@@ -169,6 +200,8 @@ static bool run_task(mh__worker *w, uint64_t control)
     mh__task_begin(&task, w, slot_at(w));
     if (task.flags & MH__SLOT_TIMED)
         atomic_store_explicit(&w->region->started_ns, mh_now(), memory_order_release);
+    if (task.flags & MH__SLOT_WEIGHED)
+        begin_weighed(w, &task);
     mh_err err;
     if (!task.input.data)
         err = mh__fail(MH_ERR_CORRUPT, "a task's bytes lie outside the arena");
@@ -176,6 +209,7 @@ static bool run_task(mh__worker *w, uint64_t control)
         err = mh__map_run(&task);
     else
         err = w->options.run(&task, w->options.ctx);
+    end_weighed(w, &task, &err);
     mh__point("worker ran");
     mh__task_end(&task, err);
     if (!mh__slot_finish(w->region->slots, w->mask, &w->next, control)) {

@@ -38,6 +38,7 @@ struct mh_task {
     uint64_t id, tag;
     uint32_t attempt;
     uint16_t flags;
+    uint64_t limit; /* of its memory, or 0 */
     void *reply; /* where it is being written: the slot, or a block at `far` */
     uint64_t far;
     size_t capacity, size;
@@ -47,6 +48,9 @@ struct mh_task {
 mh_err mh__worker_serve(mh__worker *w);
 /* Wake whoever wants to hear that this worker has finished a task (`idle`: and has no other). */
 void mh__worker_tell(mh__worker *w, bool idle);
+
+/* The memory limit of the task that this process is running, or 0. */
+size_t mh__task_limit_here(void);
 
 /* Begin, and put the reply into the slot of, a task. */
 void mh__task_begin(mh_task *task, mh__worker *w, mh__slot *slot);
