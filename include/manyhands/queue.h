@@ -55,6 +55,7 @@ typedef struct mh_queue_options {
 } mh_queue_options;
 #define MH_QUEUE_ITEMS_MAX ((size_t)1 << 23)
 #define MH_QUEUE_MESSAGE_MAX ((size_t)1 << 40)
+#define MH_QUEUE_TAG_MAX 15 /* of a message's tag: what the users tell each other about it, beside its bytes */
 
 typedef struct mh_pipe_options {
     bool duplex;              /* both ends send and receive; else the first receives and the second sends */
@@ -100,6 +101,8 @@ MH_API void mh_queue_destroy(mh_queue **q);
 MH_API MH_NODISCARD mh_err mh_queue_push(mh_queue *q, mh_bytes message, mh_deadline until);
 /* The same for one message that lies in `count` parts, one after the other. */
 MH_API MH_NODISCARD mh_err mh_queue_push_parts(mh_queue *q, const mh_bytes *parts, size_t count, mh_deadline until);
+/* The same with a tag; messages that are pushed without one have tag 0. errors: also INVALID the tag is too large. */
+MH_API MH_NODISCARD mh_err mh_queue_push_tagged(mh_queue *q, const mh_bytes *parts, size_t count, uint32_t tag, mh_deadline until);
 /* Append `count` messages, as many at once as there is room for; another producer's may come between. *pushed (may be NULL)
  * of them, the first ones, are in the queue, on failure too. errors: as mh_queue_push. */
 MH_API MH_NODISCARD mh_err mh_queue_push_many(mh_queue *q, const mh_bytes *messages, size_t count, mh_deadline until, size_t *pushed);
@@ -112,6 +115,8 @@ MH_API MH_NODISCARD mh_err mh_queue_pop(mh_queue *q, mh_deadline until, mh_buf *
 /* The same into the caller's memory. *size is the message's size, also when it is TOO_LARGE for `capacity`: then it stays, and the
  * caller comes again with more room (meanwhile somebody else may have taken it). errors: as mh_queue_pop; TOO_LARGE. */
 MH_API MH_NODISCARD mh_err mh_queue_pop_into(mh_queue *q, void *buffer, size_t capacity, mh_deadline until, size_t *size);
+/* The same, and its tag; both are known when it is TOO_LARGE. */
+MH_API MH_NODISCARD mh_err mh_queue_pop_tagged(mh_queue *q, void *buffer, size_t capacity, mh_deadline until, size_t *size, uint32_t *tag);
 /* Wait for one message, then take all that are there, up to `most` of them and as many as `capacity` bytes hold, one behind the other in
  * buffer; sizes[0..*count) are their sizes. When already the first is TOO_LARGE, sizes[0] is its size and it stays. They leave the queue
  * by one store: a consumer that is killed before has taken none. errors: as mh_queue_pop_into. */
@@ -158,14 +163,25 @@ MH_API bool mh_pipe_can_receive(const mh_pipe *p);
  * receives; TOO_LARGE; CORRUPT. */
 MH_API MH_NODISCARD mh_err mh_pipe_send(mh_pipe *p, mh_bytes message, mh_deadline until);
 MH_API MH_NODISCARD mh_err mh_pipe_send_parts(mh_pipe *p, const mh_bytes *parts, size_t count, mh_deadline until);
+MH_API MH_NODISCARD mh_err mh_pipe_send_tagged(mh_pipe *p, const mh_bytes *parts, size_t count, uint32_t tag, mh_deadline until);
 /* As the queue's pop. errors: EMPTY with MH_NOW; TIMEOUT; INTERRUPTED; CLOSED nothing is left and the other end is gone; UNSUPPORTED
  * this end only sends; TOO_LARGE; NO_MEMORY; CORRUPT. */
 MH_API MH_NODISCARD mh_err mh_pipe_receive(mh_pipe *p, mh_deadline until, mh_buf **out);
 MH_API MH_NODISCARD mh_err mh_pipe_receive_into(mh_pipe *p, void *buffer, size_t capacity, mh_deadline until, size_t *size);
+MH_API MH_NODISCARD mh_err mh_pipe_receive_tagged(mh_pipe *p, void *buffer, size_t capacity, mh_deadline until, size_t *size, uint32_t *tag);
 /* Wait until there is a message to receive. errors: EMPTY with MH_NOW; TIMEOUT; INTERRUPTED; CLOSED; UNSUPPORTED; CORRUPT. */
 MH_API MH_NODISCARD mh_err mh_pipe_wait(mh_pipe *p, mh_deadline until);
-/* As mh_queue_borrow_descriptor (confirm with mh_pipe_wait): readable when there is a message or the other end is gone. */
+/* As mh_queue_borrow_descriptor (confirm with mh_pipe_wait): readable when there is a message or the other end is gone. It is the pipe's socket, and
+ * the same in all processes; who keeps it in an event loop need not call this again. Of an end that only sends: readable when the other end is gone. */
 MH_API MH_NODISCARD mh_err mh_pipe_borrow_descriptor(mh_pipe *p, int *out);
+
+/* Give the other end a duplicate of an open descriptor. Descriptors travel beside the messages, in an order of their own, and
+ * the other end's descriptor is readable while one is there. Both ends may, whichever way messages go.
+ * errors: TIMEOUT, INTERRUPTED; CLOSED the other end is gone; SYSTEM. */
+MH_API MH_NODISCARD mh_err mh_pipe_send_descriptor(mh_pipe *p, int descriptor, mh_deadline until);
+/* Wait for one. owns: the caller owns *out, which is close-on-exec.
+ * errors: EMPTY with MH_NOW; TIMEOUT; INTERRUPTED; CLOSED; CORRUPT something else was sent through the socket; SYSTEM. */
+MH_API MH_NODISCARD mh_err mh_pipe_receive_descriptor(mh_pipe *p, mh_deadline until, int *out);
 
 #ifdef __cplusplus
 }

@@ -41,6 +41,17 @@ def _dispatch_table() -> dict[type, Callable[[Any], Any]]:
     return table
 
 
+def _reducer(kind: type) -> Any:
+    """One entry of that table, or None: for messages, of which most need none."""
+    reduction = sys.modules.get("multiprocessing.reduction")
+    found = reduction.ForkingPickler._extra_reducers.get(kind) if reduction else None
+    if found is None:
+        found = copyreg.dispatch_table.get(kind)
+    if found is None and kind is getattr(sys.modules.get("numpy"), "ndarray", None):
+        found = _reduce_array
+    return found
+
+
 def _reduce_array(array: Any) -> Any:
     # What arrives is the receiver's own, so it can be written to; pickle would remember that it could not be here.
     return (array if array.flags.writeable else array.copy("K")).__reduce_ex__(5)

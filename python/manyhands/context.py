@@ -163,6 +163,30 @@ class BaseContext(_std.BaseContext):
     Process: Any
     _name: str
 
+    def Pipe(self, duplex: bool = True) -> Any:
+        """Two connected ends of a pipe: see `manyhands.connection.Pipe`."""
+        from .connection import Pipe
+
+        return Pipe(duplex)
+
+    def Queue(self, maxsize: int = 0) -> Any:
+        """A queue between processes: see `manyhands.queues.Queue`."""
+        from .queues import Queue
+
+        return Queue(maxsize, ctx=self.get_context())
+
+    def JoinableQueue(self, maxsize: int = 0) -> Any:
+        """A queue with task_done() and join(): see `manyhands.queues.JoinableQueue`."""
+        from .queues import JoinableQueue
+
+        return JoinableQueue(maxsize, ctx=self.get_context())
+
+    def SimpleQueue(self) -> Any:
+        """A queue with no more than put, get and empty: see `manyhands.queues.SimpleQueue`."""
+        from .queues import SimpleQueue
+
+        return SimpleQueue(ctx=self.get_context())
+
     def Pool(self, processes: int | None = None, initializer: Callable[..., object] | None = None,  # type: ignore[override]
              initargs: Iterable[Any] = (), maxtasksperchild: int | None = None, **options: Any) -> _Pool:
         """A pool of worker processes: see `manyhands.pool.Pool`, which takes the same arguments."""

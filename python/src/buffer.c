@@ -3,7 +3,7 @@
 
 typedef struct buffer {
     PyObject_HEAD
-    void *data;
+    void *data, *memory; /* memory: what is freed, when it is our own */
     Py_ssize_t size;
     bool readonly;
     mh_result result; /* zeroed when the memory is our own */
@@ -14,7 +14,7 @@ static buffer *create(void)
     buffer *b = PyObject_New(buffer, mhpy.buffer_type);
     if (!b)
         return NULL;
-    b->data = NULL;
+    b->data = b->memory = NULL;
     b->size = 0;
     b->readonly = false;
     memset(&b->result, 0, sizeof b->result);
@@ -26,7 +26,7 @@ PyObject *mhpy_buffer_copy(const void *data, size_t size, bool readonly)
     buffer *b = create();
     if (!b)
         return NULL;
-    b->data = PyMem_RawMalloc(size);
+    b->data = b->memory = PyMem_RawMalloc(size);
     if (!b->data) {
         Py_DECREF(b);
         return PyErr_NoMemory();
@@ -41,6 +41,37 @@ PyObject *mhpy_buffer_copy(const void *data, size_t size, bool readonly)
     b->size = (Py_ssize_t)size;
     b->readonly = readonly;
     return (PyObject *)b;
+}
+
+PyObject *mhpy_buffer_create(size_t size, unsigned char **data)
+{
+    enum { ALIGN = 64, HUGE_MIN = 4 << 20 };
+    buffer *b = create();
+    if (!b)
+        return NULL;
+    b->memory = PyMem_RawMalloc(size + ALIGN);
+    if (!b->memory) {
+        Py_DECREF(b);
+        return PyErr_NoMemory();
+    }
+    *data = b->data = (unsigned char *)b->memory + (ALIGN - (uintptr_t)b->memory % ALIGN) % ALIGN;
+    b->size = (Py_ssize_t)size;
+    if (size >= HUGE_MIN)
+        mh_memory_want_huge(b->data, size);
+    return (PyObject *)b;
+}
+
+PyObject *mhpy_buffer_view(PyObject *owner, const unsigned char *base, const unsigned char *from, size_t size, bool readonly)
+{
+    PyObject *all = PyMemoryView_FromObject(owner);
+    PyObject *part = all ? PySequence_GetSlice(all, from - base, from - base + (Py_ssize_t)size) : NULL;
+    Py_XDECREF(all);
+    if (part && readonly) {
+        PyObject *fixed = PyObject_CallMethod(part, "toreadonly", NULL);
+        Py_DECREF(part);
+        part = fixed;
+    }
+    return part;
 }
 
 PyObject *mhpy_buffer_lease(mh_result *result)
@@ -62,7 +93,7 @@ static void dealloc(PyObject *self)
     if (b->result.owner)
         MHPY_UNLOCKED(mh_result_release(&b->result));
     else
-        PyMem_RawFree(b->data);
+        PyMem_RawFree(b->memory);
     PyObject_Free(self);
     Py_DECREF(type);
 }

@@ -7,19 +7,6 @@ bool mhpy_corrupt(const char *what)
     return false;
 }
 
-static PyObject *view_of(PyObject *owner, const unsigned char *base, const unsigned char *from, size_t size, bool readonly)
-{
-    PyObject *all = PyMemoryView_FromObject(owner);
-    PyObject *part = all ? PySequence_GetSlice(all, from - base, from - base + (Py_ssize_t)size) : NULL;
-    Py_XDECREF(all);
-    if (part && readonly) {
-        PyObject *fixed = PyObject_CallMethod(part, "toreadonly", NULL);
-        Py_DECREF(part);
-        part = fixed;
-    }
-    return part;
-}
-
 /* The buffers of a pickle, as a list of objects to make arrays over. */
 static PyObject *open_buffers(mhpy_reader *r, mh_bytes bytes, const unsigned char *base, mh_result *lease)
 {
@@ -35,7 +22,7 @@ static PyObject *open_buffers(mhpy_reader *r, mh_bytes bytes, const unsigned cha
             if (!r->owner)
                 r->owner = mhpy_buffer_lease(lease);
             if (r->owner)
-                o = view_of(r->owner, base, buffer.data, buffer.size, readonly);
+                o = mhpy_buffer_view(r->owner, base, buffer.data, buffer.size, readonly);
         } else {
             o = mhpy_buffer_copy(buffer.data, buffer.size, readonly);
         }

@@ -39,11 +39,14 @@ typedef struct mhpy_state {
     PyObject *module;
     PyTypeObject *buffer_type, *process_type, *forkserver_type, *mailbox_type, *pool_type, *async_result_type, *imap_type;
     PyTypeObject *segment_type;
+    PyTypeObject *queue_type, *simple_queue_type, *pipe_type, *sink_type, *reducers_type;
     PyObject *loads;        /* _pickle.loads */
     PyObject *errors;       /* the module manyhands._errors */
     PyObject *serial;       /* the module manyhands._serial */
     PyObject *empty_tuple;
     PyObject *str_buffers;  /* the keyword names of loads: ("buffers",) */
+    PyObject *pickler, *str_buffer_callback; /* _pickle.Pickler and ("buffer_callback",) */
+    PyObject *str_dump, *str_clear_memo;
 } mhpy_state;
 extern mhpy_state mhpy;
 
@@ -67,6 +70,10 @@ void mhpy_blame(const char *what, Py_ssize_t index, PyObject *function);
 /* A buffer over a copy of `size` bytes, or (result != NULL) over memory that lives until the result is released; takes *result. */
 PyObject *mhpy_buffer_copy(const void *data, size_t size, bool readonly);
 PyObject *mhpy_buffer_lease(mh_result *result);
+/* A buffer over `size` bytes that are not set yet, at *data, a multiple of 64. */
+PyObject *mhpy_buffer_create(size_t size, unsigned char **data);
+/* A memoryview of the `size` bytes at `from` in an owner whose bytes begin at base. */
+PyObject *mhpy_buffer_view(PyObject *owner, const unsigned char *base, const unsigned char *from, size_t size, bool readonly);
 extern PyType_Spec mhpy_buffer_spec;
 
 /* ---- codec_write.c, codec_read.c, codec_run.c ----------------------------------------------------------------------------------- */

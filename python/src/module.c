@@ -1,5 +1,6 @@
 /* The module manyhands._core: types, and the few functions that belong to none. */
 #include "core.h"
+#include "message.h"
 
 #define MHPY_TEXT_OF(x) #x
 #define MHPY_TEXT(x) MHPY_TEXT_OF(x)
@@ -72,13 +73,19 @@ static PyMethodDef methods[] = {
     {"shm_untrack", mhpy_shm_untrack, METH_VARARGS, "shm_untrack(name): let it stay."},
     {"shm_report", mhpy_shm_report, METH_VARARGS, "shm_report(fd): where to write that names were left at the end."},
     {"shm_root", mhpy_shm_root, METH_VARARGS, "shm_root(told=0): the identity of the process that began this program; a child is told it."},
+    {"forked", mhpy_forked, METH_NOARGS, "forked(): this process is a fork, and has one thread of its parent's."},
     {NULL, NULL, 0, NULL},
 };
 
-static bool add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **out)
+static bool make_type(PyObject *module, PyType_Spec *spec, PyTypeObject **out)
 {
     *out = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
-    return *out && PyModule_AddType(module, *out) == 0;
+    return *out;
+}
+
+static bool add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **out)
+{
+    return make_type(module, spec, out) && PyModule_AddType(module, *out) == 0;
 }
 
 static PyObject *attribute(const char *module_name, const char *name)
@@ -94,9 +101,13 @@ static bool fill_state(PyObject *module)
     mhpy.loads = attribute("_pickle", "loads");
     mhpy.empty_tuple = PyTuple_New(0);
     mhpy.str_buffers = Py_BuildValue("(s)", "buffers");
+    mhpy.pickler = attribute("_pickle", "Pickler");
+    mhpy.str_buffer_callback = Py_BuildValue("(s)", "buffer_callback");
+    mhpy.str_dump = PyUnicode_InternFromString("dump");
+    mhpy.str_clear_memo = PyUnicode_InternFromString("clear_memo");
     mhpy.errors = mhpy.str_buffers ? PyImport_ImportModule("manyhands._errors") : NULL;
     mhpy.serial = mhpy.errors ? PyImport_ImportModule("manyhands._serial") : NULL;
-    return mhpy.loads && mhpy.empty_tuple && mhpy.serial;
+    return mhpy.loads && mhpy.empty_tuple && mhpy.pickler && mhpy.str_buffer_callback && mhpy.str_dump && mhpy.str_clear_memo && mhpy.serial;
 }
 
 static int execute(PyObject *module)
@@ -110,7 +121,10 @@ static int execute(PyObject *module)
         !add_type(module, &mhpy_forkserver_spec, &mhpy.forkserver_type) || !add_type(module, &mhpy_pool_spec, &mhpy.pool_type) ||
         !add_type(module, &mhpy_async_result_spec, &mhpy.async_result_type) ||
         !add_type(module, &mhpy_mailbox_spec, &mhpy.mailbox_type) || !add_type(module, &mhpy_imap_spec, &mhpy.imap_type) ||
-        !add_type(module, &mhpy_segment_spec, &mhpy.segment_type)) {
+        !add_type(module, &mhpy_segment_spec, &mhpy.segment_type) ||
+        !add_type(module, &mhpy_queue_spec, &mhpy.queue_type) || !add_type(module, &mhpy_simple_queue_spec, &mhpy.simple_queue_type) ||
+        !add_type(module, &mhpy_pipe_spec, &mhpy.pipe_type) || !make_type(module, &mhpy_sink_spec, &mhpy.sink_type) ||
+        !make_type(module, &mhpy_reducers_spec, &mhpy.reducers_type)) {
         memset(&mhpy, 0, sizeof mhpy);
         return -1;
     }

@@ -30,14 +30,17 @@ mh_err mh__os_set_inherit(int fd, bool inherit)
     return MH_OK;
 }
 
-mh_err mh__os_socketpair(int fds[2])
+static mh_err make_pair(int fds[2], int type)
 {
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0) {
+    if (socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, fds) < 0) {
         fds[0] = fds[1] = -1;
         return mh__fail_os(errno, "socketpair");
     }
     return MH_OK;
 }
+
+mh_err mh__os_socketpair(int fds[2]) { return make_pair(fds, SOCK_SEQPACKET); }
+mh_err mh__os_socketpair_stream(int fds[2]) { return make_pair(fds, SOCK_STREAM); }
 
 mh_err mh__os_eventfd(int *out)
 {
@@ -186,6 +189,15 @@ mh_err mh__os_receive(int sock, void *buffer, size_t capacity, size_t *size, int
         *size = (size_t)got;
         return MH_OK;
     }
+}
+
+int mh__os_peek(int sock)
+{
+    unsigned char byte;
+    int saved = errno;
+    ssize_t got = recv(sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    errno = saved;
+    return got == 1 ? byte : -1;
 }
 
 bool mh__os_is_hung_up(int sock)

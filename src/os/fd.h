@@ -10,6 +10,8 @@ void mh__os_close(int *fd);
 mh_err mh__os_set_inherit(int fd, bool inherit);
 /* A connected pair of unix sockets keeping message boundaries (SEQPACKET). */
 mh_err mh__os_socketpair(int fds[2]);
+/* The same as a stream of bytes. */
+mh_err mh__os_socketpair_stream(int fds[2]);
 /* An eventfd with value 0, non-blocking. */
 mh_err mh__os_eventfd(int *out);
 /* Add 1 to an eventfd, waking who polls it; async-signal-safe. */
@@ -30,6 +32,8 @@ mh_err mh__os_receive(int sock, void *buffer, size_t capacity, size_t *size, int
 mh_err mh__os_wait_readable(int fd, mh_deadline until);
 mh_err mh__os_wait_writable(int fd, mh_deadline until);
 
+/* The next byte to be received, which stays there; -1 when there is none. */
+int mh__os_peek(int sock);
 /* Whether nobody has the other end of this socket any more; one cheap system call. */
 bool mh__os_is_hung_up(int sock);
 /* Another descriptor (close-on-exec) of the same thing. */

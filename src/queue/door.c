@@ -1,17 +1,20 @@
 /* The door: tokens in a descriptor, for consumers that wait in poll(2) instead of in the ring.
  *
- *     QUIET    nobody polls: producers make no system call
+ *     QUIET    nobody polls: producers make no system call. In a socket a token lies ready
  *     WANTED   pollers, and no token: the producer of the next message writes one
  *     RINGING  a producer is writing it; if it is dead, the next producer writes another
- *     RUNG     a token is there, or was read by who found the ring not empty
+ *     RUNG     a token is there
  *
  * The descriptor is readable whenever the ring is not empty, because the token is written before the message is published (and after it, should
- * a consumer have wanted one meanwhile), and because a consumer that reads tokens looks again afterwards and then writes one to
- * itself. It may be readable while the ring is empty after a kill; and for a moment before a message, which who does not want
- * to wait waits for all the same.
+ * a consumer have wanted one meanwhile), and because a consumer takes a token away only when it has seen the ring empty since it
+ * wanted the next one. It may be readable while the ring is empty: after a kill, until somebody finds the ring empty; and for a moment before
+ * a message, which who does not want to wait waits for all the same.
  *
- * A queue has one eventfd for all of this. A pipe's tokens go through the socket whose hang-up tells that the other end
- * is gone; since nobody can write to his own end of it, each watching process has an eventfd of its own beside it.
+ * A queue has one eventfd for all of this, in which tokens are one, so that a consumer reads it, looks again and may then write
+ * it itself. A pipe's tokens go through the socket whose hang-up tells that the other end is gone. There nobody can write to his own
+ * end, hence the token that lies ready from the beginning. Tokens are counted there: for each RUNG there is one. The only ones
+ * too many are those of dead producers, which are removed with both locks held. Descriptors that are sent through the
+ * socket keep their place among the tokens; so there is a token behind the last of them while the ring is not empty.
  */
 #include "queue/ring.h"
 
@@ -19,26 +22,29 @@
 
 enum { QUIET, WANTED, RINGING, RUNG };
 
+static bool is_due(const mh__ring *r) { return mh__ring_has_bytes(r) || atomic_load(&r->s->closed); }
+
 static void write_token(const mh__door *door)
 {
+    const unsigned char token = MH__DOOR_TOKEN;
     if (door->is_socket)
-        (void)mh__os_send(door->ring, (mh_bytes){"", 1}, NULL, 0, MH_NOW); /* full: readable anyway; closed: nobody cares */
+        (void)mh__os_send(door->ring, (mh_bytes){&token, 1}, NULL, 0, MH_NOW); /* full: readable anyway; closed: nobody cares */
     else if (door->ring >= 0)
         mh__os_eventfd_set(door->ring);
 }
 
-static void eat_tokens(mh__door *door)
+/* Remove a token from the head of the socket. False when something else is there, or nothing. */
+static bool eat_token(int socket)
 {
     char token;
     size_t size;
-    if (door->is_socket)
-        while (mh__os_receive(door->eat, &token, 1, &size, NULL, NULL, MH_NOW) == MH_OK)
-            ;
-    else if (door->eat >= 0)
-        mh__os_eventfd_clear(door->eat);
-    int self = atomic_load(&door->self);
-    if (self >= 0 && self != door->eat)
-        mh__os_eventfd_clear(self);
+    return mh__os_peek(socket) == MH__DOOR_TOKEN && mh__os_receive(socket, &token, 1, &size, NULL, NULL, MH_NOW) == MH_OK;
+}
+
+mh_err mh__door_prepare(int ring)
+{
+    const unsigned char token = MH__DOOR_TOKEN;
+    return mh__os_send(ring, (mh_bytes){&token, 1}, NULL, 0, MH_NOW);
 }
 
 void mh__door_ring(mh__ring *r)
@@ -53,6 +59,15 @@ void mh__door_ring(mh__ring *r)
     atomic_compare_exchange_strong(&r->s->door, &state, RUNG);
 }
 
+void mh__door_repeat(mh__ring *r)
+{
+    if (mh__ring_lock(&r->s->push_lock, mh_deadline_in(r->grace_ns)) != MH_OK)
+        return;
+    if (atomic_load(&r->s->door) != WANTED)
+        write_token(&r->door);
+    (void)mh_mutex_unlock(&r->s->push_lock);
+}
+
 /* A poller that was woken by a token is ahead of the message for a moment: let its producer publish. */
 void mh__door_await(mh__ring *r)
 {
@@ -63,31 +78,63 @@ void mh__door_await(mh__ring *r)
         (void)mh_mutex_unlock(&r->s->push_lock);
 }
 
+static void settle_eventfd(mh__ring *r)
+{
+    if (atomic_load(&r->s->door) == QUIET)
+        return;
+    atomic_store(&r->s->door, WANTED);
+    if (r->door.eat >= 0)
+        mh__os_eventfd_clear(r->door.eat);
+    if (is_due(r))
+        write_token(&r->door);
+}
+
+/* Want the next token before this one is eaten: a message that came between has either rung again, or is told by the one that is still there. */
+static void settle_socket(mh__ring *r)
+{
+    uint32_t rung = RUNG, wanted = WANTED;
+    if (!atomic_compare_exchange_strong(&r->s->door, &rung, WANTED))
+        return;
+    if (is_due(r) && (atomic_compare_exchange_strong(&r->s->door, &wanted, RUNG) || wanted == RINGING))
+        return; /* RINGING: its producer may be dead */
+    (void)eat_token(r->door.eat);
+}
+
 void mh__door_settle(mh__ring *r)
 {
-    uint32_t state = atomic_load(&r->s->door);
-    if (state == QUIET || mh__ring_has_bytes(r) || atomic_load(&r->s->closed))
+    if (atomic_load(&r->s->door) == QUIET || is_due(r))
         return;
-    if (state == WANTED && atomic_load(&r->door.self) < 0)
-        return; /* no token is due */
-    atomic_store(&r->s->door, WANTED);
-    eat_tokens(&r->door);
-    int self = atomic_load(&r->door.self);
-    if ((mh__ring_has_bytes(r) || atomic_load(&r->s->closed)) && self >= 0)
-        mh__os_eventfd_set(self);
+    if (r->door.is_socket)
+        settle_socket(r);
+    else
+        settle_eventfd(r);
+}
+
+void mh__door_tidy(mh__ring *r)
+{
+    mh__door_settle(r);
+    uint32_t state = atomic_load(&r->s->door);
+    if (!r->door.is_socket || (state != WANTED && state != RINGING) || mh__ring_lock(&r->s->push_lock, MH_NOW) != MH_OK)
+        return;
+    if (!is_due(r)) { /* nobody rings now, and no token is due */
+        atomic_store(&r->s->door, WANTED);
+        while (eat_token(r->door.eat))
+            ;
+    }
+    (void)mh_mutex_unlock(&r->s->push_lock);
 }
 
 mh_err mh__door_watch(mh__ring *r)
 {
+    uint32_t quiet = QUIET;
     mh_err err = mh__ring_lock(&r->s->pop_lock, mh_deadline_in(r->grace_ns));
     if (err == MH_ERR_CORRUPT)
         return err;
-    uint32_t quiet = QUIET;
-    atomic_compare_exchange_strong(&r->s->door, &quiet, WANTED);
-    if (mh__ring_has_bytes(r) || atomic_load(&r->s->closed))
-        mh__os_eventfd_set(atomic_load(&r->door.self));
+    atomic_compare_exchange_strong(&r->s->door, &quiet, r->door.is_socket ? RUNG : WANTED);
+    if (!r->door.is_socket && is_due(r))
+        write_token(&r->door);
     else if (!err)
-        mh__door_settle(r);
+        mh__door_tidy(r);
     if (!err)
         (void)mh_mutex_unlock(&r->s->pop_lock);
     return MH_OK;

@@ -10,7 +10,7 @@
 
 #define MAGIC UINT64_C(0x31657069706d6801) /* version in the low byte */
 enum { DATA_AT = 4096, DEFAULT_CAPACITY = 2 << 20 };
-#define LOOK_NS (5 * MH_MILLISECOND) /* how long a sender that never waits may believe that the other end is there */
+#define LOOK_NS (200 * MH_MICROSECOND) /* how long a sender that never waits may believe that the other end is there: less than it takes to die and be reaped */
 
 /* At offset 0 of the segment. Ring 0 carries what side 1 sends to side 0; ring 1, of a duplex pipe, the other way. */
 typedef struct segment {
@@ -25,7 +25,6 @@ struct mh_pipe {
     segment *at;
     size_t size;
     mh_pipe_parts parts;
-    _Atomic int poller;       /* epoll descriptor, made when first asked for; -1 before */
     _Atomic int64_t looked_ns; /* when the other end was last seen, */
     _Atomic uint32_t left;     /* and what out.s->left was then */
 };
@@ -37,7 +36,7 @@ static mh_err attach_ring(mh_pipe *p, mh__ring *ring, unsigned index, uint64_t r
     mh_err err = mh__ring_attach(ring, &p->at->rings[index], (unsigned char *)p->at + DATA_AT + offset, room);
     if (err)
         return err;
-    ring->door = (mh__door){.ring = p->parts.socket, .eat = p->parts.socket, .self = -1, .is_socket = true};
+    ring->door = (mh__door){.ring = p->parts.socket, .eat = p->parts.socket, .is_socket = true};
     ring->memory = p->parts.memory;
     ring->data_offset = DATA_AT + offset;
     ring->is_gone = is_hung_up;
@@ -59,7 +58,6 @@ static mh_err map_pipe(mh_pipe **out, mh_pipe_parts parts, size_t size)
     p->at = at;
     p->size = size;
     p->parts = parts;
-    atomic_store(&p->poller, -1);
     *out = p;
     return MH_OK;
 }
@@ -77,9 +75,6 @@ static mh_err attach_rings(mh_pipe *p)
 
 static void free_pipe(mh_pipe *p)
 {
-    int poller = atomic_load(&p->poller), self = p->in.s ? atomic_load(&p->in.door.self) : -1;
-    mh__os_close(&poller);
-    mh__os_close(&self);
     mh__os_unmap(p->at, p->size);
     mh__free(p);
 }
@@ -135,7 +130,9 @@ static mh_err make_parts(mh_pipe_parts parts[2], const mh_pipe_options *o, size_
     if (!err)
         err = mh__os_duplicate(&parts[1].memory, parts[0].memory);
     if (!err)
-        err = mh__os_socketpair(sockets);
+        err = mh__os_socketpair_stream(sockets);
+    for (int sender = o->duplex ? 0 : 1; sender < 2 && !err; sender++)
+        err = mh__door_prepare(sockets[sender]);
     parts[0].socket = sockets[0];
     parts[1].socket = sockets[1];
     return err;
@@ -221,10 +218,15 @@ static mh_err check_sends(mh_pipe *p)
     return MH_OK;
 }
 
-mh_err mh_pipe_send_parts(mh_pipe *p, const mh_bytes *parts, size_t count, mh_deadline until)
+mh_err mh_pipe_send_tagged(mh_pipe *p, const mh_bytes *parts, size_t count, uint32_t tag, mh_deadline until)
 {
     mh_err err = check_sends(p);
-    return err ? err : mh__ring_push(&p->out, parts, count, until);
+    return err ? err : mh__ring_push(&p->out, parts, count, tag, until);
+}
+
+mh_err mh_pipe_send_parts(mh_pipe *p, const mh_bytes *parts, size_t count, mh_deadline until)
+{
+    return mh_pipe_send_tagged(p, parts, count, 0, until);
 }
 
 mh_err mh_pipe_send(mh_pipe *p, mh_bytes message, mh_deadline until) { return mh_pipe_send_parts(p, &message, 1, until); }
@@ -235,10 +237,16 @@ mh_err mh_pipe_receive(mh_pipe *p, mh_deadline until, mh_buf **out)
     return err ? err : mh__ring_pop_buf(&p->in, until, out);
 }
 
-mh_err mh_pipe_receive_into(mh_pipe *p, void *buffer, size_t capacity, mh_deadline until, size_t *size)
+mh_err mh_pipe_receive_tagged(mh_pipe *p, void *buffer, size_t capacity, mh_deadline until, size_t *size, uint32_t *tag)
 {
     mh_err err = check_receives(p);
-    return err ? err : mh__ring_pop_into(&p->in, buffer, capacity, until, size);
+    return err ? err : mh__ring_pop_into(&p->in, buffer, capacity, until, size, tag);
+}
+
+mh_err mh_pipe_receive_into(mh_pipe *p, void *buffer, size_t capacity, mh_deadline until, size_t *size)
+{
+    uint32_t tag;
+    return mh_pipe_receive_tagged(p, buffer, capacity, until, size, &tag);
 }
 
 mh_err mh_pipe_wait(mh_pipe *p, mh_deadline until)
@@ -247,36 +255,48 @@ mh_err mh_pipe_wait(mh_pipe *p, mh_deadline until)
     return err ? err : mh__ring_wait(&p->in, until);
 }
 
-/* An epoll descriptor over the socket and an eventfd of this process's own. */
-static mh_err make_poller(mh_pipe *p)
+mh_err mh_pipe_borrow_descriptor(mh_pipe *p, int *out)
 {
-    int poller = -1, self = -1, none = -1;
-    mh_err err = mh__os_poller_open(&poller);
+    mh_err err = p->in.s ? mh__door_watch(&p->in) : MH_OK;
     if (!err)
-        err = mh__os_eventfd(&self);
-    if (!err)
-        err = mh__os_poller_add(poller, self, 0);
-    if (!err)
-        err = mh__os_poller_add(poller, p->parts.socket, 1);
-    if (!err && atomic_compare_exchange_strong(&p->in.door.self, &none, self)) {
-        atomic_store(&p->poller, poller);
-        return MH_OK;
-    }
-    mh__os_close(&poller);
-    mh__os_close(&self);
-    while (!err && atomic_load(&p->poller) < 0)
-        mh__os_relax(); /* another thread was faster, and stores its own now */
+        *out = p->parts.socket;
     return err;
 }
 
-mh_err mh_pipe_borrow_descriptor(mh_pipe *p, int *out)
+/* ---- descriptors, beside the messages -------------------------------------------------------------------- */
+
+/* One byte with the descriptor, as multiprocessing.reduction sends it; it says how many there are. */
+enum { ONE_DESCRIPTOR = 1 };
+
+mh_err mh_pipe_send_descriptor(mh_pipe *p, int descriptor, mh_deadline until)
 {
-    mh_err err = check_receives(p);
-    if (!err && atomic_load(&p->poller) < 0)
-        err = make_poller(p);
-    if (!err)
-        err = mh__door_watch(&p->in);
-    if (!err)
-        *out = atomic_load(&p->poller);
+    mh_err err = mh__os_send(p->parts.socket, (mh_bytes){&(char){ONE_DESCRIPTOR}, 1}, &descriptor, 1, until);
+    if (!err && p->out.s)
+        mh__door_repeat(&p->out);
     return err;
+}
+
+mh_err mh_pipe_receive_descriptor(mh_pipe *p, mh_deadline until, int *out)
+{
+    unsigned char byte = 0;
+    size_t size, count = 0;
+    int found[MH__OS_FDS_MAX];
+    mh_err err = MH_OK;
+    if (p->in.s)
+        err = mh__door_watch(&p->in);
+    do {
+        if (!err)
+            err = mh__os_receive(p->parts.socket, &byte, 1, &size, found, &count, until);
+    } while (!err && !count && byte == MH__DOOR_TOKEN); /* a token is repeated behind each descriptor */
+    if (err)
+        return err == MH_ERR_TIMEOUT && until == MH_NOW ? mh__fail(MH_ERR_EMPTY, "no descriptor") : err;
+    if (p->in.s)
+        (void)mh__door_watch(&p->in); /* tokens that lay behind it may be one too many */
+    if (count == 1) {
+        *out = found[0];
+        return MH_OK;
+    }
+    for (size_t i = 0; i < count; i++)
+        mh__os_close(&found[i]);
+    return mh__fail(MH_ERR_CORRUPT, "received %zu descriptors instead of one", count);
 }

@@ -175,7 +175,7 @@ static void test_the_descriptor_tells(void **state)
     int before = mh__os_fd_count(), fd = -1, same = -1;
     assert_ok(mh_pipe_send(b, TEXT("before"), MH_NOW));
     assert_ok(mh_pipe_borrow_descriptor(a, &fd));
-    assert_int_equal(mh__os_fd_count(), before + 2);
+    assert_int_equal(mh__os_fd_count(), before);
     assert_true(is_readable(fd));
     assert_receives(a, "before");
     assert_false(is_readable(fd));
@@ -204,6 +204,154 @@ static void test_the_descriptor_tells(void **state)
     assert_int_equal(poll(&p, 1, 20000), 1); /* hung up */
     assert_err(mh_pipe_wait(a, MH_NOW), MH_ERR_CLOSED);
     mh_pipe_destroy(&a);
+}
+
+/* Another process that polls sees what this one sees: the descriptor is not private. */
+static void test_the_descriptor_tells_all_processes(void **state)
+{
+    (void)state;
+    mh_pipe *a, *b;
+    int fd = -1;
+    make(&a, &b, false, 0);
+    assert_ok(mh_pipe_borrow_descriptor(a, &fd));
+    pid_t pid = test_fork();
+    if (pid == 0) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        mh_pipe_destroy(&b);
+        for (uint32_t i = 0; i < 1000; i++) { /* one at a time, so that each has to ring */
+            size_t size;
+            uint32_t got;
+            if (poll(&p, 1, 20000) != 1 || mh_pipe_receive_into(a, &got, sizeof got, SOON, &size) || got != i)
+                _exit(1);
+        }
+        _exit(0);
+    }
+    for (uint32_t i = 0; i < 1000; i++) {
+        while (is_readable(fd) && mh_pipe_wait(a, MH_NOW) == MH_OK)
+            sched_yield();
+        assert_ok(mh_pipe_send(b, (mh_bytes){&i, sizeof i}, SOON));
+    }
+    assert_int_equal(test_reap(pid), 0);
+    mh_pipe_destroy(&a);
+    mh_pipe_destroy(&b);
+}
+
+/* What is readable for nothing, after deaths at bad moments, is so only until somebody looks. */
+static void test_leftover_tokens_are_removed(void **state)
+{
+    (void)state;
+    mh_pipe *a, *b;
+    int fd = -1;
+    make(&a, &b, false, 0);
+    assert_ok(mh_pipe_borrow_descriptor(a, &fd));
+    int other = mh_pipe_borrow_parts(b).socket;
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(write(other, "\xa5", 1), 1);
+    assert_true(is_readable(fd));
+    assert_err(mh_pipe_wait(a, MH_NOW), MH_ERR_EMPTY);
+    assert_false(is_readable(fd));
+    assert_ok(mh_pipe_send(b, TEXT("x"), MH_NOW));
+    assert_true(is_readable(fd));
+    assert_receives(a, "x");
+    mh_pipe_destroy(&a);
+    mh_pipe_destroy(&b);
+}
+
+static void assert_descriptor(mh_pipe *p, const char *expected)
+{
+    char text[8] = "";
+    int fd = -1;
+    assert_ok(mh_pipe_receive_descriptor(p, SOON, &fd));
+    assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
+    assert_int_equal(read(fd, text, sizeof text), (int)strlen(expected));
+    assert_string_equal(text, expected);
+    mh__os_close(&fd);
+}
+
+static void send_descriptor(mh_pipe *p, const char *text)
+{
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(write(ends[1], text, strlen(text)), (int)strlen(text));
+    assert_ok(mh_pipe_send_descriptor(p, ends[0], SOON));
+    mh__os_close(&ends[0]);
+    mh__os_close(&ends[1]);
+}
+
+static void test_descriptors_travel(void **state)
+{
+    (void)state;
+    mh_pipe *a, *b;
+    int none = -1, fd;
+    int before = mh__os_fd_count();
+    for (int watched = 0; watched < 2; watched++) {
+        make(&a, &b, true, 0);
+        assert_err(mh_pipe_receive_descriptor(a, MH_NOW, &none), MH_ERR_EMPTY);
+        assert_err(mh_pipe_receive_descriptor(a, mh_deadline_in(MH_MILLISECOND), &none), MH_ERR_TIMEOUT);
+        if (watched)
+            assert_ok(mh_pipe_borrow_descriptor(a, &fd));
+        assert_ok(mh_pipe_send(b, TEXT("1"), MH_NOW));
+        send_descriptor(b, "one");
+        assert_ok(mh_pipe_send(b, TEXT("2"), MH_NOW));
+        send_descriptor(b, "two");
+        assert_ok(mh_pipe_borrow_descriptor(a, &fd));
+        assert_true(is_readable(fd));
+        assert_descriptor(a, "one");
+        assert_true(is_readable(fd));
+        assert_receives(a, "1");
+        assert_true(is_readable(fd));
+        assert_descriptor(a, "two");
+        assert_true(is_readable(fd)); /* a message is left */
+        assert_receives(a, "2");
+        assert_false(is_readable(fd));
+        send_descriptor(b, "three");
+        assert_true(is_readable(fd));
+        assert_descriptor(a, "three");
+        assert_false(is_readable(fd));
+        send_descriptor(a, "back");
+        assert_descriptor(b, "back");
+        assert_int_equal(write(mh_pipe_borrow_parts(b).socket, "", 1), 1);
+        assert_err(mh_pipe_receive_descriptor(a, SOON, &none), MH_ERR_CORRUPT);
+        mh_pipe_destroy(&b);
+        assert_err(mh_pipe_receive_descriptor(a, MH_FOREVER, &none), MH_ERR_CLOSED);
+        assert_err(mh_pipe_send_descriptor(a, 0, SOON), MH_ERR_CLOSED);
+        mh_pipe_destroy(&a);
+    }
+    make(&a, &b, false, 0); /* the only way back is this one */
+    send_descriptor(a, "back");
+    assert_descriptor(b, "back");
+    send_descriptor(b, "forth");
+    assert_descriptor(a, "forth");
+    mh_pipe_destroy(&a);
+    mh_pipe_destroy(&b);
+    assert_int_equal(mh__os_fd_count(), before);
+}
+
+static void test_tags(void **state)
+{
+    (void)state;
+    static unsigned char large[20000];
+    mh_pipe *a, *b;
+    size_t size;
+    uint32_t tag;
+    make(&a, &b, false, 4096);
+    assert_err(mh_pipe_send_tagged(b, NULL, 0, MH_QUEUE_TAG_MAX + 1, MH_NOW), MH_ERR_INVALID);
+    for (uint32_t i = 0; i <= MH_QUEUE_TAG_MAX; i++) {
+        assert_ok(mh_pipe_send_tagged(b, (mh_bytes[]){TEXT("ab"), TEXT("c")}, 2, i, MH_NOW));
+        assert_err(mh_pipe_receive_tagged(a, large, 2, MH_NOW, &size, &tag), MH_ERR_TOO_LARGE);
+        assert_true(size == 3 && tag == i);
+        tag = 99;
+        assert_ok(mh_pipe_receive_tagged(a, large, 3, MH_NOW, &size, &tag));
+        assert_true(size == 3 && tag == i);
+    }
+    pid_t pid = test_fork(); /* and through the ring in pieces */
+    if (pid == 0)
+        _exit((int)mh_pipe_send_tagged(b, &(mh_bytes){large, sizeof large}, 1, 7, SOON));
+    assert_ok(mh_pipe_receive_tagged(a, large, sizeof large, SOON, &size, &tag));
+    assert_true(size == sizeof large && tag == 7);
+    assert_int_equal(test_reap(pid), 0);
+    mh_pipe_destroy(&a);
+    mh_pipe_destroy(&b);
 }
 
 static void test_attaching(void **state)
@@ -374,6 +522,10 @@ int main(void)
         cmocka_unit_test(test_the_other_end_is_killed),
         cmocka_unit_test(test_a_shared_end),
         cmocka_unit_test(test_the_descriptor_tells),
+        cmocka_unit_test(test_the_descriptor_tells_all_processes),
+        cmocka_unit_test(test_leftover_tokens_are_removed),
+        cmocka_unit_test(test_descriptors_travel),
+        cmocka_unit_test(test_tags),
         cmocka_unit_test(test_attaching),
         cmocka_unit_test(test_every_size_passes),
         cmocka_unit_test(test_threads_both_ways),

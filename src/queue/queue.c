@@ -55,7 +55,7 @@ static mh_err attach_ring(mh_queue *q)
         return err;
     q->ring.memory = q->parts.memory;
     q->ring.data_offset = DATA_AT;
-    q->ring.door = (mh__door){.ring = q->parts.notify, .eat = q->parts.notify, .self = q->parts.notify};
+    q->ring.door = (mh__door){.ring = q->parts.notify, .eat = q->parts.notify};
     return MH_OK;
 }
 
@@ -138,12 +138,17 @@ bool mh_queue_is_closed(const mh_queue *q) { return atomic_load(&q->ring.s->clos
 
 mh_err mh_queue_push(mh_queue *q, mh_bytes message, mh_deadline until)
 {
-    return mh__ring_push(&q->ring, &message, 1, until);
+    return mh__ring_push(&q->ring, &message, 1, 0, until);
 }
 
 mh_err mh_queue_push_parts(mh_queue *q, const mh_bytes *parts, size_t count, mh_deadline until)
 {
-    return mh__ring_push(&q->ring, parts, count, until);
+    return mh__ring_push(&q->ring, parts, count, 0, until);
+}
+
+mh_err mh_queue_push_tagged(mh_queue *q, const mh_bytes *parts, size_t count, uint32_t tag, mh_deadline until)
+{
+    return mh__ring_push(&q->ring, parts, count, tag, until);
 }
 
 mh_err mh_queue_push_many(mh_queue *q, const mh_bytes *messages, size_t count, mh_deadline until, size_t *pushed)
@@ -155,7 +160,13 @@ mh_err mh_queue_pop(mh_queue *q, mh_deadline until, mh_buf **out) { return mh__r
 
 mh_err mh_queue_pop_into(mh_queue *q, void *buffer, size_t capacity, mh_deadline until, size_t *size)
 {
-    return mh__ring_pop_into(&q->ring, buffer, capacity, until, size);
+    uint32_t tag;
+    return mh__ring_pop_into(&q->ring, buffer, capacity, until, size, &tag);
+}
+
+mh_err mh_queue_pop_tagged(mh_queue *q, void *buffer, size_t capacity, mh_deadline until, size_t *size, uint32_t *tag)
+{
+    return mh__ring_pop_into(&q->ring, buffer, capacity, until, size, tag);
 }
 
 mh_err mh_queue_pop_many(mh_queue *q, void *buffer, size_t capacity, size_t *sizes, size_t most, mh_deadline until,

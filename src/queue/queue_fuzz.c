@@ -36,13 +36,14 @@ static void use(mh__ring *r, uint64_t choices)
     static unsigned char from[3 * CAPACITY], to[OUT];
     for (int i = 0; i < 16; i++, choices = choices >> 4 | choices << 60) {
         size_t got = 0, sizes[4];
+        uint32_t tag;
         mh_buf *buf = NULL;
         mh_bytes parts[] = {{from, (size_t)(choices >> 8 & 0x3ff)}, {from, choices & 16 ? sizeof from : 5}};
         mh_err err = MH_OK;
         switch (choices & 7) {
-        case 0: err = mh__ring_push(r, parts, 2, MH_NOW); break;
+        case 0: err = mh__ring_push(r, parts, 2, (uint32_t)(choices >> 20 & 15), MH_NOW); break;
         case 1: err = mh__ring_push_many(r, parts, 2, MH_NOW, &got); break;
-        case 2: err = mh__ring_pop_into(r, to, sizeof to, MH_NOW, &got); break;
+        case 2: err = mh__ring_pop_into(r, to, sizeof to, MH_NOW, &got, &tag); break;
         case 3: err = mh__ring_pop_buf(r, MH_NOW, &buf); break;
         case 4: err = mh__ring_pop_many(r, to, sizeof to, sizes, 4, MH_NOW, &got); break;
         case 5: err = mh__ring_wait(r, MH_NOW); break;
@@ -70,7 +71,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     r.grace_ns = 0;
     r.spins = false;
     memset(bytes, 0, CAPACITY);
-    if (mh__ring_push(&r, &(mh_bytes){data, size > 200 ? 200 : size}, 1, MH_NOW))
+    if (mh__ring_push(&r, &(mh_bytes){data, size > 200 ? 200 : size}, 1, 0, MH_NOW))
         abort();
     overwrite(s, data + 8, size - 8);
     for (size_t i = 0; i < (size - 8) / 2; i++) /* records, from the start and from where the first ends */

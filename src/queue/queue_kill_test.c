@@ -214,6 +214,29 @@ static void test_a_producer_killed_in_a_large_message(void **state)
     mh_queue_destroy(&q);
 }
 
+/* What a dead producer began is no message, and nobody is told that there is one. */
+static void test_what_a_killed_producer_began_is_not_there(void **state)
+{
+    (void)state;
+    static unsigned char data[60000];
+    mh_queue *q = NULL;
+    int fd = -1;
+    assert_ok(mh_queue_create(&q, &(mh_queue_options){.capacity_bytes = 4096}));
+    assert_ok(mh_queue_borrow_descriptor(q, &fd));
+    pid_t producer = test_fork();
+    if (producer == 0)
+        _exit((int)mh_queue_push(q, (mh_bytes){data, sizeof data}, SOON));
+    test_await_sleep(producer);
+    assert_ok(mh_queue_wait(q, MH_NOW));
+    kill(producer, SIGKILL);
+    assert_int_equal(test_reap(producer), -SIGKILL);
+    assert_err(mh_queue_wait(q, MH_NOW), MH_ERR_EMPTY);
+    assert_true(mh_queue_is_empty(q));
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    assert_int_equal(poll(&p, 1, 0), 0);
+    mh_queue_destroy(&q);
+}
+
 /* Killed in the middle of a message larger than the ring, its consumer gets it again from the start if the producer still has it. */
 static void test_a_consumer_killed_in_a_large_message(void **state)
 {
@@ -252,6 +275,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_killed_waiter),
         cmocka_unit_test(test_a_producer_killed_in_a_large_message),
+        cmocka_unit_test(test_what_a_killed_producer_began_is_not_there),
         cmocka_unit_test(test_a_consumer_killed_in_a_large_message),
         cmocka_unit_test(test_kills_among_many),
     };

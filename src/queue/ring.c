@@ -31,8 +31,9 @@ enum {
 #define SLICE_MAX_NS (40 * MH_MILLISECOND) /* by then a waiter has noticed a missed wake, or that the other side is gone */
 #define SPIN_MAX_NS (40 * MH_MICROSECOND)
 
-/* A record begins with its size and kind; a piece of a stream goes on with the stream's number and the message's size. */
-enum { WHOLE = 1, FIRST = 2, MORE = 3, LAST = 4, KIND_BITS = 8, STREAM_HEAD = 3 * UNIT };
+/* A record begins with its size, its tag and its kind; a piece of a stream goes on with the stream's number and the message's size. */
+enum { WHOLE = 1, FIRST = 2, MORE = 3, LAST = 4, KIND_BITS = 4, TAG_BITS = 4, HEAD_BITS = KIND_BITS + TAG_BITS, STREAM_HEAD = 3 * UNIT };
+_Static_assert(MH_QUEUE_TAG_MAX == (1 << TAG_BITS) - 1, "every tag fits a record's head");
 /* States of the word `stream`, below the stream's number. */
 enum { IDLE, STREAMING, COMPLETE, RESTART, STATE_BITS = 2, STATE_MASK = 3 };
 
@@ -105,6 +106,7 @@ static uint64_t get_word(const mh__ring *r, uint64_t cursor, uint64_t index)
 typedef struct gather {
     const mh_bytes *parts;
     size_t count, part, offset;
+    uint32_t tag;
 } gather;
 
 static void gather_in(const mh__ring *r, uint64_t cursor, uint64_t skip, gather *g, uint64_t size)
@@ -325,7 +327,7 @@ mh_err mh__ring_attach(mh__ring *r, mh__ring_shared *s, unsigned char *data, uin
         return corrupt("a limit");
     *r = (mh__ring){.s = s, .data = data, .capacity = capacity, .units = capacity / UNIT, .max_items = max_items,
                     .max_message = max_message, .chunk = MH__MIN(capacity / 4, (uint64_t)CHUNK_MAX), .memory = -1,
-                    .door = {.ring = -1, .eat = -1, .self = -1}, .grace_ns = GRACE_NS, .spins = mh__os_usable_cores() > 1};
+                    .door = {.ring = -1, .eat = -1}, .grace_ns = GRACE_NS, .spins = mh__os_usable_cores() > 1};
     atomic_store(&r->push_spin_ns, SPIN_MAX_NS);
     atomic_store(&r->pop_spin_ns, SPIN_MAX_NS);
     return MH_OK;
@@ -482,6 +484,8 @@ static mh_err enter_push_with_room(mh__ring *r, uint64_t units, mh_deadline unti
     }
 }
 
+static uint64_t head_word(uint64_t size, uint32_t tag, uint64_t kind) { return size << HEAD_BITS | (uint64_t)tag << KIND_BITS | kind; }
+
 static mh_err put_whole(mh__ring *r, uint64_t *tail, gather *g, uint64_t size)
 {
     uint64_t units = 1 + units_of(size);
@@ -489,7 +493,7 @@ static mh_err put_whole(mh__ring *r, uint64_t *tail, gather *g, uint64_t size)
     if (err)
         return err;
     __builtin_prefetch(r->data + ((offset_of(r, *tail) + units * UNIT + AHEAD) & (r->capacity - 1)), 1);
-    put_word(r, *tail, 0, size << KIND_BITS | WHOLE);
+    put_word(r, *tail, 0, head_word(size, g->tag, WHOLE));
     gather_in(r, *tail, UNIT, g, size);
     *tail = advance(*tail, units, 1);
     return MH_OK;
@@ -513,7 +517,7 @@ static mh_err put_pieces(mh__ring *r, uint64_t *tail, gather *g, uint64_t total,
         if (is_last ? !atomic_compare_exchange_strong(&r->s->stream, &expected, id << STATE_BITS | COMPLETE)
                     : atomic_load(&r->s->stream) != streaming)
             return AGAIN;
-        put_word(r, *tail, 0, size << KIND_BITS | (uint64_t)(is_last ? LAST : sent ? MORE : FIRST));
+        put_word(r, *tail, 0, head_word(size, g->tag, is_last ? LAST : sent ? MORE : FIRST));
         put_word(r, *tail, 1, id);
         put_word(r, *tail, 2, total);
         gather_in(r, *tail, STREAM_HEAD, g, size);
@@ -525,12 +529,12 @@ static mh_err put_pieces(mh__ring *r, uint64_t *tail, gather *g, uint64_t total,
     return MH_OK;
 }
 
-static mh_err put_stream(mh__ring *r, uint64_t *tail, const mh_bytes *parts, size_t count, uint64_t total, mh_deadline until)
+static mh_err put_stream(mh__ring *r, uint64_t *tail, const gather *message, uint64_t total, mh_deadline until)
 {
     mh_err err;
     do {
         uint64_t id = ((atomic_load(&r->s->stream) >> STATE_BITS) + 1) & (UINT64_MAX >> STATE_BITS);
-        gather g = {.parts = parts, .count = count};
+        gather g = *message;
         atomic_store_explicit(&r->s->stream_start, *tail, memory_order_relaxed);
         atomic_store(&r->s->stream, id << STATE_BITS | STREAMING);
         err = put_pieces(r, tail, &g, total, id, until);
@@ -551,10 +555,11 @@ static mh_err full(mh_err err, mh_deadline until)
     return until == MH_NOW ? mh__fail(MH_ERR_FULL, "no room for the message") : MH_ERR_TIMEOUT;
 }
 
-mh_err mh__ring_push(mh__ring *r, const mh_bytes *parts, size_t count, mh_deadline until)
+mh_err mh__ring_push(mh__ring *r, const mh_bytes *parts, size_t count, uint32_t tag, mh_deadline until)
 {
     uint64_t size = 0, tail;
-    mh_err err = total_of(r, parts, count, &size);
+    gather g = {.parts = parts, .count = count, .tag = tag};
+    mh_err err = tag <= MH_QUEUE_TAG_MAX ? total_of(r, parts, count, &size) : mh__fail(MH_ERR_INVALID, "tag %u: at most %d", tag, MH_QUEUE_TAG_MAX);
     if (err)
         return err;
     bool whole = is_whole(r, size);
@@ -564,12 +569,11 @@ mh_err mh__ring_push(mh__ring *r, const mh_bytes *parts, size_t count, mh_deadli
         return full(err, until);
     rewind_if_empty(r, tail, units);
     if (whole) {
-        gather g = {.parts = parts, .count = count};
         err = put_whole(r, &tail, &g, size);
         if (!err)
             publish(r, tail);
     } else {
-        err = put_stream(r, &tail, parts, count, size, until);
+        err = put_stream(r, &tail, &g, size, until);
     }
     leave_push(r, err || !whole ? 0 : 1);
     return full(err, until);
@@ -603,7 +607,7 @@ mh_err mh__ring_push_many(mh__ring *r, const mh_bytes *messages, size_t count, m
         if (err)
             break;
         if (!is_whole(r, size)) {
-            err = mh__ring_push(r, &messages[done], 1, until);
+            err = mh__ring_push(r, &messages[done], 1, 0, until);
             done += !err;
             continue;
         }
@@ -652,6 +656,7 @@ static mh_err available(mh__ring *r, uint64_t head, uint64_t *units)
 typedef struct record {
     uint64_t kind, size, id, total; /* the last two of a piece of a stream */
     uint64_t units, skip;           /* all of it; bytes before its data */
+    uint32_t tag;
 } record;
 
 /* The record at head, checked. NOTHING: there is none. */
@@ -664,7 +669,8 @@ static mh_err read_record(mh__ring *r, uint64_t head, record *out)
     if (!units)
         return NOTHING;
     uint64_t word = get_word(r, head, 0);
-    record c = {.kind = word & 0xff, .size = word >> KIND_BITS, .skip = UNIT};
+    record c = {.kind = word & ((1 << KIND_BITS) - 1), .size = word >> HEAD_BITS, .skip = UNIT,
+                .tag = (uint32_t)(word >> KIND_BITS & MH_QUEUE_TAG_MAX)};
     if (c.kind < WHOLE || c.kind > LAST)
         return corrupt("the kind of a record");
     if (c.kind != WHOLE) {
@@ -728,6 +734,7 @@ static mh_err take_stream(mh__ring *r, mh__sink *sink, const record *first, mh_d
 {
     unsigned char *to;
     uint64_t got = 0, id = first->id & (UINT64_MAX >> STATE_BITS), total = first->total;
+    sink->tag = first->tag;
     mh_err err = sink->place(sink, total, &to);
     record c = *first;
     while (!err) {
@@ -755,6 +762,7 @@ static void drop_piece(mh__ring *r, uint64_t head, const record *c)
 static mh_err take_whole(mh__ring *r, mh__sink *sink, uint64_t *head, const record *c)
 {
     unsigned char *to;
+    sink->tag = c->tag;
     mh_err err = sink->place(sink, c->size, &to);
     if (err)
         return err;
@@ -862,12 +870,14 @@ static mh_err place_memory(mh__sink *sink, uint64_t size, unsigned char **out)
     return MH_OK;
 }
 
-mh_err mh__ring_pop_into(mh__ring *r, void *buffer, size_t capacity, mh_deadline until, size_t *size)
+mh_err mh__ring_pop_into(mh__ring *r, void *buffer, size_t capacity, mh_deadline until, size_t *size, uint32_t *tag)
 {
     mh__sink sink = {.place = place_memory, .ctx = buffer, .capacity = capacity};
     mh_err err = mh__ring_pop(r, &sink, until);
-    if (!err || err == MH_ERR_TOO_LARGE)
+    if (!err || err == MH_ERR_TOO_LARGE) {
         *size = sink.size;
+        *tag = sink.tag;
+    }
     return err;
 }
 
@@ -919,12 +929,19 @@ static bool is_alive(mh__ring *r, uint64_t head, const record *c)
 {
     if (c->kind != FIRST)
         return c->kind == WHOLE;
+    if ((atomic_load(&r->s->stream) & STATE_MASK) != IDLE)
+        bury_producer(r);
     uint64_t stream = atomic_load(&r->s->stream);
     if (stream >> STATE_BITS == c->id && ((stream & STATE_MASK) == STREAMING || (stream & STATE_MASK) == COMPLETE))
         return true;
-    record next; /* its producer has gone on: is the rest of it there? */
-    return units_between(head, atomic_load(&r->s->tail)) > c->units &&
-           read_record(r, advance(head, c->units, 0), &next) == MH_OK && (next.kind == MORE || next.kind == LAST) && next.id == c->id;
+    record next = *c; /* its producer has gone on, or has died: is the rest of it there? */
+    while (next.kind != LAST) {
+        head = advance(head, next.units, 0);
+        if (position_of(head) == position_of(atomic_load(&r->s->tail)) || read_record(r, head, &next) != MH_OK ||
+            (next.kind != MORE && next.kind != LAST) || next.id != c->id)
+            return false;
+    }
+    return true;
 }
 
 /* Remove what nobody will take, so that "not empty" means a message. */
@@ -943,7 +960,7 @@ static mh_err look(mh__ring *r, mh_deadline until, bool *is_there)
         drop_piece(r, head, &c);
     }
     if (err == NOTHING)
-        mh__door_settle(r);
+        mh__door_tidy(r);
     (void)mh_mutex_unlock(&r->s->pop_lock);
     return err == NOTHING ? MH_OK : err;
 }

@@ -58,10 +58,10 @@ typedef struct mh__ring_shared {
 
 /* How pollers are told: see door.c. */
 typedef struct mh__door {
-    int ring, eat;    /* descriptors: where producers write a token, and where consumers read it */
-    _Atomic int self; /* an eventfd that this process can write to as well, or -1 */
-    bool is_socket;      /* ring and eat are two ends of a socket, else one eventfd */
+    int ring, eat;  /* descriptors: where producers write a token, and where consumers read it */
+    bool is_socket; /* two ends of a socket, else one eventfd, which consumers can write to as well */
 } mh__door;
+enum { MH__DOOR_TOKEN = 0xa5 }; /* the byte that is a token in a socket */
 
 /* A process's view. All but spin_ns is constant after attaching. */
 typedef struct mh__ring {
@@ -84,6 +84,7 @@ typedef struct mh__sink {
     mh_err (*place)(struct mh__sink *sink, uint64_t size, unsigned char **out);
     void *ctx;
     size_t capacity, size;
+    uint32_t tag; /* of the message, known before it is placed */
 } mh__sink;
 
 /* The capacity that is really used. errors: INVALID. */
@@ -93,11 +94,11 @@ mh_err mh__ring_init(mh__ring_shared *s, uint64_t capacity, uint64_t max_items, 
 /* Check what can be checked of s and make a view. `room` is how many bytes lie at data. errors: CORRUPT. */
 mh_err mh__ring_attach(mh__ring *r, mh__ring_shared *s, unsigned char *data, uint64_t room);
 
-mh_err mh__ring_push(mh__ring *r, const mh_bytes *parts, size_t count, mh_deadline until);
+mh_err mh__ring_push(mh__ring *r, const mh_bytes *parts, size_t count, uint32_t tag, mh_deadline until);
 mh_err mh__ring_push_many(mh__ring *r, const mh_bytes *messages, size_t count, mh_deadline until, size_t *pushed);
 mh_err mh__ring_pop(mh__ring *r, mh__sink *sink, mh_deadline until);
 mh_err mh__ring_pop_buf(mh__ring *r, mh_deadline until, mh_buf **out);
-mh_err mh__ring_pop_into(mh__ring *r, void *buffer, size_t capacity, mh_deadline until, size_t *size);
+mh_err mh__ring_pop_into(mh__ring *r, void *buffer, size_t capacity, mh_deadline until, size_t *size, uint32_t *tag);
 mh_err mh__ring_pop_many(mh__ring *r, void *buffer, size_t capacity, size_t *sizes, size_t most, mh_deadline until, size_t *count);
 mh_err mh__ring_wait(mh__ring *r, mh_deadline until);
 void mh__ring_close(mh__ring *r);
@@ -114,9 +115,14 @@ mh_err mh__ring_join(mh__ring *r, mh_deadline until);
 /* door.c: called by the ring with the named lock held. */
 void mh__door_ring(mh__ring *r);   /* push_lock: before and after a message is published */
 void mh__door_settle(mh__ring *r); /* pop_lock: after a message was taken */
+void mh__door_tidy(mh__ring *r);   /* pop_lock: it was found that there is no message */
 void mh__door_await(mh__ring *r);  /* no lock: before it is said that there is no message */
 /* Begin to tell pollers, and bring the descriptor up to date. Takes pop_lock. */
 mh_err mh__door_watch(mh__ring *r);
+/* Put the first token into a new socket, through the producers' end. */
+mh_err mh__door_prepare(int ring);
+/* The token that may be on its way must be behind what was just sent through the socket: write another. Takes push_lock. */
+void mh__door_repeat(mh__ring *r);
 
 /* ring.c, for door.c */
 mh_err mh__ring_lock(mh_mutex *m, mh_deadline until);

@@ -49,7 +49,7 @@ static bool is_message(const unsigned char *got, size_t size) { return size == 0
 
 static void push(struct shared *sh, unsigned char mark, size_t size)
 {
-    must(!mh__ring_push(view(sh), &(mh_bytes){message(mark, size), size}, 1, soon()));
+    must(!mh__ring_push(view(sh), &(mh_bytes){message(mark, size), size}, 1, 0, soon()));
 }
 
 /* The size of the next message, 0: none (or the empty one), -1: torn. */
@@ -57,7 +57,8 @@ static int pop(struct shared *sh, mh_deadline until, unsigned char *mark)
 {
     static unsigned char into[LARGE];
     size_t size = 0;
-    mh_err err = mh__ring_pop_into(view(sh), into, LARGE, until, &size);
+    uint32_t tag;
+    mh_err err = mh__ring_pop_into(view(sh), into, LARGE, until, &size, &tag);
     must(!err || err == MH_ERR_EMPTY || err == MH_ERR_TIMEOUT);
     if (err)
         return 0;
@@ -86,7 +87,7 @@ static void setup_two(void *at)
 static void setup_full(void *at)
 {
     setup_far(at);
-    while (!mh__ring_push(view(at), &(mh_bytes){message(1, SMALL), SMALL}, 1, MH_NOW))
+    while (!mh__ring_push(view(at), &(mh_bytes){message(1, SMALL), SMALL}, 1, 0, MH_NOW))
         ;
 }
 
@@ -111,7 +112,7 @@ static void prepare_large(void *at)
 static void push_small(void *at)
 {
     (void)at;
-    must(!mh__ring_push(mine.r, &(mh_bytes){mine.from, SMALL}, 1, MH_FOREVER));
+    must(!mh__ring_push(mine.r, &(mh_bytes){mine.from, SMALL}, 1, 0, MH_FOREVER));
 }
 static void push_two(void *at)
 {
@@ -122,13 +123,14 @@ static void push_two(void *at)
 static void push_large(void *at)
 {
     (void)at;
-    must(!mh__ring_push(mine.r, &(mh_bytes){mine.from, LARGE}, 1, MH_FOREVER));
+    must(!mh__ring_push(mine.r, &(mh_bytes){mine.from, LARGE}, 1, 0, MH_FOREVER));
 }
 static void pop_one(void *at)
 {
     (void)at;
     size_t size;
-    must(!mh__ring_pop_into(mine.r, mine.into, LARGE, MH_FOREVER, &size));
+    uint32_t tag;
+    must(!mh__ring_pop_into(mine.r, mine.into, LARGE, MH_FOREVER, &size, &tag));
 }
 static void pop_two(void *at)
 {
@@ -202,7 +204,7 @@ static const char *check_works(struct shared *sh, int most, int *left)
     }
     if (!mh__ring_is_empty(view(sh)) || mh__ring_wait(view(sh), MH_NOW) != MH_ERR_EMPTY)
         return "an empty ring does not say so";
-    if (mh__ring_push(view(sh), &(mh_bytes){message(3, CAPACITY - 8), CAPACITY - 8}, 1, MH_NOW))
+    if (mh__ring_push(view(sh), &(mh_bytes){message(3, CAPACITY - 8), CAPACITY - 8}, 1, 0, MH_NOW))
         return "there is less room than before";
     if (pop(sh, MH_NOW, &mark) != CAPACITY - 8)
         return "a message does not come out";
