@@ -103,6 +103,9 @@ typedef struct mh_pool_options {
                                       * both go through a single-threaded server made here (see mh_forkserver): for fork, and without worker_argv, a
                                       * fork of this process; with the fork server and worker_argv, that program */
     const char *const *worker_argv;  /* program of a spawned worker or an exec'ed fork server; its socket's number replaces the argument "{socket}" */
+    const mh_pass_fd *worker_fds;    /* what that program inherits besides its socket, which is number 3; the caller keeps them open as long as the
+                                      * pool lives */
+    size_t worker_fd_count;
     mh_worker_options worker;        /* for fork and threads; an exec'ed program passes its own to mh_worker_run */
     mh_task_fn run;                  /* short for worker.run when only that is needed; a pool without either runs maps only */
     size_t max_tasks_per_worker;     /* recycle a worker after so many tasks; 0: never */
@@ -115,6 +118,7 @@ typedef struct mh_pool_options {
     size_t max_bytes;                /* bound on shared memory for tasks and for each worker's replies; 0: half of the machine's memory */
     int64_t spin_ns;                 /* how long a waiter may spin before it sleeps; 0: adapts, never on one core; negative: never */
     uint32_t max_start_failures;     /* consecutive workers that end before taking a task until the pool is broken; 0: 16 */
+    bool must_initialize;            /* one worker whose initialize fails breaks the pool at once */
 } mh_pool_options;
 
 typedef struct mh_submit_options {
@@ -165,6 +169,8 @@ MH_API MH_NODISCARD mh_err mh_cores_share(int *fd);
 MH_API MH_NODISCARD mh_err mh_cores_join(int fd);
 /* Start a pool; NULL is all defaults. errors: INVALID names the option; NO_MEMORY; NO_SPACE; SYSTEM; UNSUPPORTED (pinning without hwloc). */
 MH_API MH_NODISCARD mh_err mh_pool_create(mh_pool **out, const mh_pool_options *options);
+/* Whether it was given up because its workers do not start: no task can run any more. */
+MH_API bool mh_pool_is_broken(mh_pool *pool);
 /* No more tasks; what was accepted goes on. */
 MH_API void mh_pool_close(mh_pool *pool);
 /* Stop hard: running workers are killed, every unfinished task gets MH_ERR_CANCELLED. */
@@ -210,6 +216,10 @@ MH_API MH_NODISCARD mh_err mh_future_take(mh_future *f, mh_deadline until, mh_bu
 /* Ask that it does not run. True when it will not (its result is MH_ERR_CANCELLED); false when it runs already (it then ends with this
  * attempt, whatever its retries) or is done. */
 MH_API bool mh_future_cancel(mh_future *f);
+/* The same for every task of the pool that has not started; the first task of a worker that is starting counts as started. */
+MH_API void mh_pool_cancel(mh_pool *pool);
+/* Whether a worker has begun it and not yet ended it, as far as the pool knows. */
+MH_API bool mh_future_is_running(mh_future *f);
 /* Call fn(f, ctx) once when it is done: at once if it is done already, else from the pool's own thread, one callback after the other in the
  * order in which tasks end. No lock is held, and it may use the pool; but while it runs no other is called. errors: NO_MEMORY. */
 MH_API MH_NODISCARD mh_err mh_future_on_done(mh_future *f, void (*fn)(mh_future *f, void *ctx), void *ctx);
@@ -237,6 +247,9 @@ MH_API MH_NODISCARD mh_err mh_stream_submit_many(mh_stream *s, const void *tasks
 MH_API MH_NODISCARD mh_err mh_stream_take(mh_stream *s, mh_deadline until, mh_result *result);
 /* Up to `capacity` results that are there now, waiting only for the first; *count of them. errors: as mh_stream_take. */
 MH_API MH_NODISCARD mh_err mh_stream_take_many(mh_stream *s, mh_deadline until, mh_result *results, size_t capacity, size_t *count);
+/* Call fn(ctx) once when a result can be taken or nothing is outstanding: at once if that is so, else from the pool's own thread, under no lock,
+ * at the latest when the stream is destroyed. One at a time: errors: INVALID the last one is still to come. */
+MH_API MH_NODISCARD mh_err mh_stream_on_result(mh_stream *s, void (*fn)(void *ctx), void *ctx);
 /* Cancel what has not started; results go on coming (as MH_ERR_CANCELLED). */
 MH_API void mh_stream_cancel(mh_stream *s);
 /* Cancel, drop every result, free. Does not wait for what runs. */

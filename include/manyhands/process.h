@@ -161,6 +161,8 @@ typedef struct mh_forkserver_options {
     const char *const *argv;   /* spawn: the program; the number of its socket replaces the argument "{socket}" */
     const char *const *env;    /* spawn: as for mh_process_options */
     const char *cwd;
+    const mh_pass_fd *fds; /* spawn: descriptors for the program, and so for its children, besides its socket, which is number 3 */
+    size_t fd_count;
 } mh_forkserver_options;
 
 #define MH_FORKSERVER_FDS_MAX 14 /* descriptors that one request may carry */

@@ -17,6 +17,7 @@ from ._errors import (
     BufferTooShort,
     OutOfMemory,
     PoisonTask,
+    PoolBroken,
     ProcessError,
     TaskExited,
     TaskTimeout,
@@ -73,8 +74,9 @@ set_start_method = _default.set_start_method
 # What costs time to import comes when it is first asked for.
 _LATER = {"CancelledError": "._errors", "SerializationError": "._errors", "MaybeEncodingError": "._errors", "RemoteTraceback": "._errors", "ThreadPool": ".pool"}
 _MODULES = frozenset((
-    "connection", "dummy", "forkserver", "heap", "managers", "pool", "popen_fork", "popen_forkserver", "popen_spawn_posix", "process", "queues",
-    "reduction", "resource_sharer", "resource_tracker", "shared_memory", "sharedctypes", "spawn", "synchronize", "util",
+    "asyncio", "connection", "dummy", "forkserver", "futures", "heap", "joblib", "managers", "pool", "popen_fork", "popen_forkserver",
+    "popen_spawn_posix", "process", "queues", "reduction", "resource_sharer", "resource_tracker", "shared_memory", "sharedctypes", "spawn",
+    "synchronize", "util",
 ))
 
 
@@ -93,7 +95,7 @@ def __getattr__(name: str) -> _typing.Any:
 
 __all__ = [
     "Array", "AuthenticationError", "Barrier", "BoundedSemaphore", "BufferTooShort", "CancelledError", "Condition", "Event",
-    "JoinableQueue", "Lock", "Manager", "OutOfMemory", "Pipe", "PoisonTask", "Pool", "Process", "ProcessError", "Queue", "RLock",
+    "JoinableQueue", "Lock", "Manager", "OutOfMemory", "Pipe", "PoisonTask", "Pool", "PoolBroken", "Process", "ProcessError", "Queue", "RLock",
     "RawArray", "RawValue", "Semaphore", "SimpleQueue", "TaskExited", "TaskTimeout", "TimeoutError", "Value", "WorkerLost",
     "active_children", "allow_connection_pickling", "cpu_count", "current_process", "freeze_support", "get_all_start_methods",
     "get_context", "get_logger", "get_start_method", "log_to_stderr", "parent_process", "reducer", "set_executable",

@@ -8,7 +8,7 @@ from multiprocessing.context import AuthenticationError, BufferTooShort, Process
 from typing import Any
 
 __all__ = [
-    "AuthenticationError", "BufferTooShort", "CancelledError", "MaybeEncodingError", "OutOfMemory", "PoisonTask",
+    "AuthenticationError", "BufferTooShort", "CancelledError", "MaybeEncodingError", "OutOfMemory", "PoisonTask", "PoolBroken",
     "ProcessError", "RemoteTraceback", "SerializationError", "TaskExited", "TaskTimeout", "TimeoutError", "WorkerLost",
 ]
 
@@ -58,6 +58,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found
     return found
+
+
+class PoolBroken(ProcessError, RuntimeError):
+    """The pool was given up because its workers do not start, and the task with it."""
 
 
 class WorkerLost(ProcessError):

@@ -22,6 +22,13 @@ __all__: list[str] = []
 
 _errors: Any = _errors_module  # some of its classes are made when they are first wanted
 
+# Whether what a task raises to end its program comes back as it is: so do executors, while for pools it is TaskExited.
+keep_exits = False
+
+# Where something could not be unpickled.
+IN_WORKER = "the task's function or arguments, in the worker"
+IN_CALLER = "the task's result, in the caller"
+
 # Buffers of fewer bytes stay inside the pickle: beside it each costs an object and a cache line.
 _BUFFER_MIN = 4096
 
@@ -260,7 +267,7 @@ def _dump_checked(exception: BaseException, text: str) -> bytes:
 def dump_error(exception: BaseException) -> bytes:
     """An exception and its traceback's text; what cannot travel is replaced by an exception that tells of it."""
     text = f'\n"""\n{_text_of(exception)}"""'
-    if not isinstance(exception, Exception):
+    if not isinstance(exception, Exception) and not keep_exits:
         exception = _exited(exception)
     try:
         return _dump_checked(exception, text)
@@ -313,9 +320,9 @@ def encoding_error(exception: BaseException, results: list[Any] | None) -> BaseE
 
 def decoding_error(exception: BaseException, what: Any = None) -> BaseException:
     """For what arrived and cannot be unpickled."""
-    if not isinstance(exception, Exception) or isinstance(exception, MemoryError):
+    if isinstance(exception, (KeyboardInterrupt, MemoryError)):
         return exception
-    better = _serialization_error(exception, what or "the task's function or arguments, in the worker")
+    better = _serialization_error(exception, what or IN_WORKER)
     better.__cause__ = exception
     return better
 

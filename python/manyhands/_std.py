@@ -6,6 +6,7 @@ Typed as Any, because their stubs leave out what is private.
 from __future__ import annotations
 
 import atexit as _atexit
+import threading as _threading
 from multiprocessing import context as _context
 from multiprocessing import process as _process
 from multiprocessing import resource_tracker as _resource_tracker
@@ -21,6 +22,7 @@ resource_tracker: Any = _resource_tracker
 spawn: Any = _spawn
 util: Any = _util
 atexit: Any = _atexit
+threads: Any = _threading
 
 
 def begin_child() -> None:

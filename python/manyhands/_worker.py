@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import itertools
 import os
@@ -10,7 +11,7 @@ import signal
 import sys
 from typing import Any, Callable
 
-from . import _core
+from . import _core, _serial
 from ._std import begin_child
 from ._std import context as _context
 from ._std import process as _process
@@ -31,11 +32,13 @@ def watch_parent(pid: int) -> int | None:
 class Prepare:
     """Called in each worker: makes it a daemonic process of its own, with the name and number it would have in the standard library."""
 
-    def __init__(self, method: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], workers: int) -> None:
+    def __init__(self, method: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], workers: int,
+                 keep_exits: bool = False) -> None:
         current = _process.current_process()
         self.method = method
         self.initializer = initializer
         self.initargs = initargs
+        self.keep_exits = keep_exits
         self.parent_pid = os.getpid()
         self.parent_name = current.name
         self.parent_identity = current._identity
@@ -76,6 +79,7 @@ class Prepare:
             gc.freeze()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
         self._become_worker()
+        _serial.keep_exits = self.keep_exits
         _util._close_stdin()
         if self.method != "spawn":
             begin_child()
@@ -91,15 +95,20 @@ class Prepare:
             self.initializer(*self.initargs)
 
 
-def dump_start(prepare: Prepare) -> bytes:
-    """What an exec'ed worker or fork server reads first: how to become like this process, then how to prepare workers."""
-    from . import _serial
+def dump_start(prepare: Prepare, main: bool = True) -> tuple[bytes, list[int]]:
+    """What an exec'ed worker or fork server reads first: how to become like this process, then how to prepare workers.
+
+    With it the descriptors that it inherits, which are the caller's to close. main: it imports the program's main module.
+    """
     from .context import _default_context
 
     preparation = _spawn.get_preparation_data(prepare.parent_name)
+    if not main:
+        preparation = {k: v for k, v in preparation.items() if not k.startswith("init_main")}
     preparation["start_method"] = _default_context.get_start_method()
     plain = prepare.__dict__.copy()
-    _context.set_spawning_popen(_Spawning)
+    spawning = _Spawning()
+    _context.set_spawning_popen(spawning)
     try:
         try:
             data = bytes(_serial._dump_plain(plain))
@@ -108,17 +117,40 @@ def dump_start(prepare: Prepare) -> bytes:
             if by_value is None:
                 raise
             data = by_value
-        return pickle.dumps((bytes(_serial._dump_plain(preparation)), data))
+        return pickle.dumps((bytes(_serial._dump_plain(preparation)), data)), spawning.descriptors
+    except BaseException:
+        spawning.close()
+        raise
     finally:
         _context.set_spawning_popen(None)
+
+
+class _Inherited:
+    """A descriptor that the worker has under the same number."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def detach(self) -> int:
+        return self.descriptor
 
 
 class _Spawning:
     """Stands for the process that is being started while its arguments are pickled."""
 
-    @staticmethod
-    def duplicate_for_child(fd: int) -> int:
-        raise RuntimeError("descriptors can be given to a pool's initializer only with the start method 'fork'")
+    DupFd = _Inherited
+
+    def __init__(self) -> None:
+        self.descriptors: list[int] = []
+
+    def duplicate_for_child(self, descriptor: int) -> int:
+        # A copy that stays open for workers to come, and out of the way of their own first descriptors.
+        self.descriptors.append(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10))
+        return self.descriptors[-1]
+
+    def close(self) -> None:
+        for descriptor in self.descriptors:
+            os.close(descriptor)
 
 
 def main() -> None:

@@ -97,6 +97,10 @@ class Pool(_core.Pool):
     [1.0, 2.0, 3.0]
     """
 
+    _keeps_exits = False  # what a task raises to end its program comes back as it is, not as TaskExited
+    _must_initialize = False  # one initializer that fails breaks the pool
+    _imports_main = True  # exec'ed workers import the program's main module
+
     def __init__(self, processes: int | None = None, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = (),
                  maxtasksperchild: int | None = None, context: Any = None, *, timeout: float | None = None,
                  retries: _Retries = 0, memory: int | None = None, maxbytesperchild: int | None = None, pin: bool = False) -> None:
@@ -105,6 +109,7 @@ class Pool(_core.Pool):
         self._lazy: dict[Any, None] = {}  # iterators that nobody consumes yet
         self._lazy_alive: weakref.WeakSet[Any] = weakref.WeakSet()
         self._start_data = -1
+        self._start_fds: list[int] = []
         self._owner = os.getpid()
         if processes is None:
             processes = _core.default_workers()
@@ -131,12 +136,12 @@ class Pool(_core.Pool):
         method = self._ctx._name
         if method not in _START:
             raise ValueError(f"the context starts processes in a way that pools do not know: {method!r}, not one of {', '.join(_START)}")
-        prepare = _worker.Prepare(method, initializer, initargs, self._processes)
+        prepare = _worker.Prepare(method, initializer, initargs, self._processes, self._keeps_exits)
         argv = None
         if method != "fork":
             from .forkserver import interpreter_command
 
-            data = _worker.dump_start(prepare)
+            data, self._start_fds = _worker.dump_start(prepare, self._imports_main)
             self._start_data = os.memfd_create("manyhands start", os.MFD_CLOEXEC)
             with open(self._start_data, "wb", closefd=False) as file:
                 file.write(data)
@@ -146,14 +151,18 @@ class Pool(_core.Pool):
             _util._flush_std_streams()
         try:
             self._open(self._processes, _START[method], argv, prepare, _serial.Names(method == "fork"), max_tasks=max_tasks,
-                       max_bytes=max_bytes, pin=pin, timeout=timeout, retries=retries, memory=memory)
+                       max_bytes=max_bytes, pin=pin, timeout=timeout, retries=retries, memory=memory,
+                       must_initialize=self._must_initialize, fds=self._start_fds)
         except BaseException:
             self._close_start_data()
             raise
 
     def _close_start_data(self) -> None:
         descriptor, self._start_data = self._start_data, -1  # first forgotten, so that an interrupt cannot close it twice
+        inherited, self._start_fds = self._start_fds, []
         if descriptor >= 0:
+            os.close(descriptor)
+        for descriptor in inherited:
             os.close(descriptor)
 
     # ---- calls

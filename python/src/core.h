@@ -40,9 +40,11 @@ typedef struct mhpy_state {
     PyTypeObject *buffer_type, *process_type, *forkserver_type, *mailbox_type, *pool_type, *async_result_type, *imap_type;
     PyTypeObject *segment_type;
     PyTypeObject *queue_type, *simple_queue_type, *pipe_type, *sink_type, *reducers_type;
+    PyTypeObject *future_base_type, *future_type; /* the latter once manyhands.futures is imported */
     PyObject *loads;        /* _pickle.loads */
     PyObject *errors;       /* the module manyhands._errors */
     PyObject *serial;       /* the module manyhands._serial */
+    PyObject *futures;      /* the module manyhands.futures, once it is imported */
     PyObject *empty_tuple;
     PyObject *str_buffers;  /* the keyword names of loads: ("buffers",) */
     PyObject *pickler, *str_buffer_callback; /* _pickle.Pickler and ("buffer_callback",) */
@@ -191,6 +193,7 @@ PyObject *mhpy_shm_root(PyObject *module, PyObject *args);
 
 typedef struct mhpy_letter {
     struct mhpy_letter *next;
+    void (*deliver)(PyObject *owner); /* settle it and call its callbacks */
     PyObject *owner; /* the result; the letter owns a reference from mhpy_mailbox_expect to its delivery */
 } mhpy_letter;
 
@@ -259,8 +262,19 @@ extern PyType_Spec mhpy_async_result_spec;
 PyObject *mhpy_apply_async(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names);
 PyObject *mhpy_apply(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names);
 PyObject *mhpy_map_async(PyObject *self, PyObject *args, PyObject *kwargs);
-/* Called by the callback thread: the result is there. */
-void mhpy_result_settle_and_call(PyObject *result);
+/* ---- future.c: the futures of an executor; executor.c: where they come from -------------------------- */
+
+extern PyType_Spec mhpy_future_base_spec, mhpy_executor_spec;
+/* make_future_type(base, module): the type of futures, which is also a subclass of the standard library's. */
+PyObject *mhpy_make_future_type(PyObject *module, PyObject *args);
+/* The iterator of `await object`: see manyhands.asyncio. New reference. */
+PyObject *mhpy_await(PyObject *object);
+/* A future of the pool, to be given its task. */
+PyObject *mhpy_future_create(mhpy_pool *pool);
+/* Where its task goes. */
+mh_future **mhpy_future_task(PyObject *future);
+/* The call could not even be handed in: the exception that is set is its result. */
+void mhpy_future_fail(PyObject *future);
 
 /* ---- map.c and imap.c -------------------------------------------------------------------------------- */
 

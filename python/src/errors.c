@@ -106,6 +106,14 @@ static PyObject *memory_error(const mh_result *r)
     return exception;
 }
 
+static PyObject *broken_error(void)
+{
+    PyObject *class = mhpy_error_class("PoolBroken");
+    PyObject *exception = class ? PyObject_CallFunction(class, "s", "the pool is broken: its workers do not start") : NULL;
+    Py_XDECREF(class);
+    return exception;
+}
+
 static PyObject *plain_error(const mh_result *r)
 {
     PyObject *class = class_of(r->err);
@@ -122,6 +130,7 @@ PyObject *mhpy_task_error(mh_result *r)
     case MH_ERR_WORKER_LOST: exception = lost_error("WorkerLost", r); break;
     case MH_ERR_POISON_TASK: exception = lost_error("PoisonTask", r); break;
     case MH_ERR_OUT_OF_MEMORY_TASK: exception = memory_error(r); break;
+    case MH_ERR_BROKEN: exception = broken_error(); break;
     case MH_ERR_TIMEOUT: exception = lost_error("TaskTimeout", r); break;
     default: exception = plain_error(r);
     }

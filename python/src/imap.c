@@ -18,8 +18,11 @@ typedef struct imap {
     Py_ssize_t current_at, chunk;
     uint64_t submitted, consumed; /* numbers of tasks; consumed: their results began to be handed out */
     size_t flying, window, window_max, sent_bytes;
+    uint8_t op;
     bool ordered, begun, ended;
     PyThread_type_lock busy; /* one thread at a time */
+    PyObject *notify, *mailbox; /* notify: to be called once when a result has come */
+    mhpy_letter letter;
 } imap;
 
 static int traverse(PyObject *self, visitproc visit, void *arg)
@@ -30,6 +33,7 @@ static int traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(m->iterator);
     Py_VISIT(m->ready);
     Py_VISIT(m->current);
+    Py_VISIT(m->notify);
     Py_VISIT(Py_TYPE(self));
     return 0;
 }
@@ -54,6 +58,7 @@ static int clear(PyObject *self)
     m->ended = true;
     Py_CLEAR(m->ready);
     Py_CLEAR(m->current);
+    Py_CLEAR(m->notify);
     Py_CLEAR(m->pool);
     return 0;
 }
@@ -68,6 +73,7 @@ static void dealloc(PyObject *self)
     clear(self);
     if (m->busy)
         PyThread_free_lock(m->busy);
+    Py_XDECREF(m->mailbox);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -106,6 +112,13 @@ static PyObject *pull(imap *m)
     return list;
 }
 
+/* No more items are pulled; after what was handed in comes the exception that is set. */
+static bool cut(imap *m)
+{
+    Py_CLEAR(m->iterator);
+    return keep(m, m->submitted++, NULL);
+}
+
 /* Hand in one chunk. False with an exception set. */
 static bool submit(imap *m, PyObject *list)
 {
@@ -113,7 +126,7 @@ static bool submit(imap *m, PyObject *list)
     size_t size;
     uint64_t number = m->submitted++;
     Py_ssize_t count = PyList_GET_SIZE(list);
-    if (!mhpy_pack(&room, &m->function, MHPY_OP_MAP, 0, ((PyListObject *)list)->ob_item, count, &size)) {
+    if (!mhpy_pack(&room, &m->function, m->op, 0, ((PyListObject *)list)->ob_item, count, &size)) {
         mhpy_room_close(&room);
         if (!PyErr_ExceptionMatches(PyExc_Exception))
             return false;
@@ -166,8 +179,7 @@ static bool feed(imap *m)
         }
         if (!PyErr_ExceptionMatches(PyExc_Exception))
             return false;
-        Py_CLEAR(m->iterator);
-        return keep(m, m->submitted++, NULL); /* the iterable's exception is its last result */
+        return cut(m); /* the iterable's exception is its last result */
     }
     return true;
 }
@@ -398,6 +410,68 @@ static PyObject *next_method(PyObject *self, PyObject *args, PyObject *kwargs)
     return item;
 }
 
+/* ---- being told -------------------------------------------------------------------------------------------------- */
+
+/* By the callback thread. */
+static void deliver(PyObject *self)
+{
+    imap *m = (imap *)self;
+    PyObject *notify = m->notify;
+    m->notify = NULL;
+    PyObject *answer = notify ? PyObject_CallNoArgs(notify) : NULL;
+    if (notify && !answer)
+        PyErr_WriteUnraisable(notify);
+    Py_XDECREF(answer);
+    Py_XDECREF(notify);
+}
+
+/* From whichever thread drives the pool, without the interpreter's lock. The letter keeps m. */
+static void announce(void *ctx)
+{
+    imap *m = ctx;
+    mhpy_mailbox_post(m->mailbox, &m->letter);
+}
+
+/* fn is called from the callback thread when a result has come that was not yet looked at, or when none can come any more. */
+static PyObject *when_ready(PyObject *self, PyObject *function)
+{
+    imap *m = (imap *)self;
+    if (m->notify) {
+        PyErr_SetString(PyExc_RuntimeError, "somebody waits for this iterator's next result already");
+        return NULL;
+    }
+    if (m->ended || !m->pool || !m->stream)
+        return PyObject_CallNoArgs(function);
+    PyObject *started = PyObject_CallMethod((PyObject *)m->pool, "_start_callbacks", NULL);
+    if (!started)
+        return NULL;
+    Py_DECREF(started);
+    if (!enter(m)) /* else another thread's end takes the stream away */
+        return NULL;
+    mh_err err = MH_OK;
+    if (!m->stream || m->notify) {
+        PyThread_release_lock(m->busy);
+        return PyObject_CallNoArgs(function);
+    }
+    m->notify = Py_NewRef(function);
+    Py_XSETREF(m->mailbox, Py_NewRef(m->pool->mailbox));
+    m->letter.deliver = deliver;
+    mhpy_mailbox_expect(m->mailbox, &m->letter, self);
+    MHPY_UNLOCKED(err = mh_stream_on_result(m->stream, announce, m));
+    PyThread_release_lock(m->busy);
+    if (err)
+        announce(m); /* rather too early than never */
+    Py_RETURN_NONE;
+}
+
+static PyObject *async_iterator(PyObject *self)
+{
+    PyObject *module = PyImport_ImportModule("manyhands.asyncio");
+    PyObject *iterator = module ? PyObject_CallMethod(module, "_iterate", "O", self) : NULL;
+    Py_XDECREF(module);
+    return iterator;
+}
+
 /* Run everything and keep the results: for a pool that is joined before its iterators were consumed. */
 static PyObject *drain(PyObject *self, PyObject *unused)
 {
@@ -417,9 +491,29 @@ static PyObject *drain(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+/* Pull no more items, for the pool is about to close; whoever goes on consuming is told. */
+static PyObject *stop(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    imap *m = (imap *)self;
+    if (!enter(m))
+        return NULL;
+    bool ok = true;
+    if (m->iterator) {
+        PyErr_SetString(PyExc_RuntimeError, "the pool was shut down before the iterable was exhausted");
+        ok = cut(m);
+    }
+    PyThread_release_lock(m->busy);
+    if (!ok)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"next", MHPY_METHOD(next_method), METH_VARARGS | METH_KEYWORDS,
      "next($self, /, timeout=None)\n--\n\nThe next result; TimeoutError after timeout seconds."},
+    {"_when_ready", when_ready, METH_O, "_when_ready(fn): call fn() when a result has come."},
+    {"_stop", stop, METH_NOARGS, "Pull no more items."},
     {"_drain", drain, METH_NOARGS, "Run everything and keep the results."},
     {NULL, NULL, 0, NULL},
 };
@@ -433,6 +527,7 @@ static PyType_Slot slots[] = {
     {Py_tp_clear, clear},
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, iter_next},
+    {Py_am_aiter, async_iterator},
     {Py_tp_methods, methods},
     {Py_tp_members, members},
     {Py_tp_doc, "The results of imap or imap_unordered."},
@@ -447,7 +542,7 @@ PyType_Spec mhpy_imap_spec = {
 
 /* ---- the call ------------------------------------------------------------------------------------------------- */
 
-static bool open_imap(imap *m, PyObject *iterable, const mh_submit_options *options)
+static bool open_imap(imap *m, PyObject *iterable, Py_ssize_t ahead, const mh_submit_options *options)
 {
     m->ready = PyDict_New();
     m->busy = PyThread_allocate_lock();
@@ -457,6 +552,10 @@ static bool open_imap(imap *m, PyObject *iterable, const mh_submit_options *opti
     size_t workers = m->pool->workers;
     m->window = 4 * workers;
     m->window_max = WINDOW_MAX_EACH * workers;
+    if (ahead > 0) {
+        m->window = (size_t)ahead;
+        m->window_max = m->window > m->window_max ? m->window : m->window_max;
+    }
     mh_stream_options stream = {.ordered = false, .window = m->window_max, .defaults = *options};
     mh_err err;
     Py_BEGIN_ALLOW_THREADS
@@ -469,13 +568,14 @@ static bool open_imap(imap *m, PyObject *iterable, const mh_submit_options *opti
 
 PyObject *mhpy_imap(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"func", "iterable", "chunksize", "ordered", "timeout", "retries", "memory", NULL};
+    static char *names[] = {"func", "iterable", "chunksize", "ordered", "timeout", "retries", "memory", "star", "ahead", NULL};
     PyObject *function, *iterable, *timeout = NULL, *retries = NULL, *memory = NULL;
-    Py_ssize_t chunk;
-    int ordered;
+    Py_ssize_t chunk, ahead = 0;
+    int ordered, star = 0;
     mh_submit_options options;
     mhpy_pool *p = (mhpy_pool *)self;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOnp|OOO", names, &function, &iterable, &chunk, &ordered, &timeout, &retries, &memory) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOnp|OOOpn", names, &function, &iterable, &chunk, &ordered, &timeout, &retries, &memory,
+                                     &star, &ahead) ||
         !mhpy_check_running(p) || !mhpy_submit_options(p, timeout, retries, memory, &options))
         return NULL;
     imap *m = (imap *)mhpy.imap_type->tp_alloc(mhpy.imap_type, 0);
@@ -485,7 +585,8 @@ PyObject *mhpy_imap(PyObject *self, PyObject *args, PyObject *kwargs)
     m->callable = Py_NewRef(function);
     m->chunk = chunk;
     m->ordered = ordered;
-    if (open_imap(m, iterable, &options))
+    m->op = star ? MHPY_OP_STARMAP : MHPY_OP_MAP;
+    if (open_imap(m, iterable, ahead, &options))
         return (PyObject *)m;
     Py_DECREF(m);
     return NULL;

@@ -111,7 +111,7 @@ static PyObject *serve(PyObject *self, PyObject *unused)
         while (letter) {
             mhpy_letter *next = letter->next;
             PyObject *owner = letter->owner;
-            mhpy_result_settle_and_call(owner);
+            letter->deliver(owner);
             m->expected--;
             Py_DECREF(owner); /* the letter lies in it */
             letter = next;

@@ -67,6 +67,8 @@ static PyMethodDef methods[] = {
     {"forkserver_serve", mhpy_forkserver_serve, METH_VARARGS,
      "forkserver_serve(socket, entry): fork children that run entry(message, fds) on request."},
     {"encode", mhpy_encode_py, METH_O, "encode(items): a block of bytes, as tasks and results travel."},
+    {"make_future_type", mhpy_make_future_type, METH_VARARGS,
+     "make_future_type(base, module): the type of an executor's futures, a subclass of base; module has what they call."},
     {"decode", mhpy_decode_py, METH_O, "decode(block): the items of a block; ValueError when it is not valid."},
     {"shm_unlink", mhpy_shm_unlink, METH_VARARGS, "shm_unlink(name): remove a name from /dev/shm."},
     {"shm_track", mhpy_shm_track, METH_VARARGS, "shm_track(name): have it removed when this program has ended."},
@@ -112,6 +114,7 @@ static bool fill_state(PyObject *module)
 
 static int execute(PyObject *module)
 {
+    PyTypeObject *executor_type;
     if (mhpy.module) {
         PyErr_SetString(PyExc_ImportError, "manyhands._core can be used by one interpreter of a process only");
         return -1;
@@ -124,7 +127,8 @@ static int execute(PyObject *module)
         !add_type(module, &mhpy_segment_spec, &mhpy.segment_type) ||
         !add_type(module, &mhpy_queue_spec, &mhpy.queue_type) || !add_type(module, &mhpy_simple_queue_spec, &mhpy.simple_queue_type) ||
         !add_type(module, &mhpy_pipe_spec, &mhpy.pipe_type) || !make_type(module, &mhpy_sink_spec, &mhpy.sink_type) ||
-        !make_type(module, &mhpy_reducers_spec, &mhpy.reducers_type)) {
+        !make_type(module, &mhpy_reducers_spec, &mhpy.reducers_type) ||
+        !add_type(module, &mhpy_future_base_spec, &mhpy.future_base_type) || !add_type(module, &mhpy_executor_spec, &executor_type)) {
         memset(&mhpy, 0, sizeof mhpy);
         return -1;
     }

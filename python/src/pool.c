@@ -1,7 +1,7 @@
 /* The pool: its life, the functions that its workers know, and room for tasks. manyhands.pool.Pool is its thin subclass. */
 #include "core.h"
 
-enum { FUNCTIONS_MAX = 4096 };
+enum { FUNCTIONS_MAX = 4096, PASS_MAX = 64 };
 
 bool mhpy_check_running(const mhpy_pool *p)
 {
@@ -225,6 +225,28 @@ static const char **program(PyObject *list, PyObject **keep)
     return argv;
 }
 
+/* Descriptors, or None, that exec'ed workers inherit under their numbers. */
+static bool descriptors(PyObject *list, mh_pass_fd *pass, size_t *count)
+{
+    *count = 0;
+    if (list == Py_None)
+        return true;
+    PyObject *fast = PySequence_Fast(list, "fds must be a sequence");
+    Py_ssize_t given = fast ? PySequence_Fast_GET_SIZE(fast) : 0;
+    bool ok = fast;
+    if (given > PASS_MAX) {
+        PyErr_Format(PyExc_ValueError, "the initializer's arguments hold %zd descriptors; at most %d", given, PASS_MAX);
+        ok = false;
+    }
+    for (Py_ssize_t i = 0; ok && i < given; i++) {
+        int fd = PyObject_AsFileDescriptor(PySequence_Fast_GET_ITEM(fast, i));
+        ok = fd >= 0;
+        pass[(*count)++] = (mh_pass_fd){fd, -1};
+    }
+    Py_XDECREF(fast);
+    return ok;
+}
+
 static mh_err create(mhpy_pool *p, const mh_pool_options *options)
 {
     mh_err err;
@@ -236,13 +258,14 @@ static mh_err create(mhpy_pool *p, const mh_pool_options *options)
 
 static PyObject *open_pool(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"workers", "start", "argv", "prepare", "names", "max_tasks", "max_bytes", "pin", "timeout", "retries", "memory", NULL};
+    static char *keywords[] = {"workers", "start", "argv", "prepare", "names", "max_tasks", "max_bytes", "pin", "timeout", "retries", "memory",
+                               "must_initialize", "fds", NULL};
     mhpy_pool *p = (mhpy_pool *)self;
     Py_ssize_t workers, max_tasks = 0, max_bytes = 0;
-    int start, pin = 0;
-    PyObject *argv_list, *prepare, *names, *timeout = NULL, *retries = NULL, *memory = NULL, *keep_argv = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "niOOO|$nnpOOO", keywords, &workers, &start, &argv_list, &prepare, &names, &max_tasks,
-                                     &max_bytes, &pin, &timeout, &retries, &memory))
+    int start, pin = 0, must_initialize = 0;
+    PyObject *argv_list, *prepare, *names, *timeout = NULL, *retries = NULL, *memory = NULL, *keep_argv = NULL, *fds = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "niOOO|$nnpOOOpO", keywords, &workers, &start, &argv_list, &prepare, &names, &max_tasks,
+                                     &max_bytes, &pin, &timeout, &retries, &memory, &must_initialize, &fds))
         return NULL;
     if (p->pool) {
         PyErr_SetString(PyExc_RuntimeError, "the pool is open already");
@@ -255,11 +278,19 @@ static PyObject *open_pool(PyObject *self, PyObject *args, PyObject *kwargs)
         Py_XDECREF(keep_argv);
         return NULL;
     }
+    mh_pass_fd pass[PASS_MAX];
+    size_t pass_count;
+    if (!descriptors(fds, pass, &pass_count)) {
+        PyMem_Free(argv);
+        Py_XDECREF(keep_argv);
+        return NULL;
+    }
     Py_XSETREF(p->prepare, Py_NewRef(prepare));
     Py_XSETREF(p->names, Py_NewRef(names));
     mh_pool_options options = {
         .workers = (size_t)workers, .start = (mh_start_method)start, .worker_argv = argv, .worker = mhpy_worker_options(prepare),
-        .max_tasks_per_worker = (size_t)max_tasks, .max_worker_bytes = (size_t)max_bytes, .pin = pin};
+        .max_tasks_per_worker = (size_t)max_tasks, .max_worker_bytes = (size_t)max_bytes, .pin = pin,
+        .must_initialize = must_initialize, .worker_fds = pass, .worker_fd_count = pass_count};
     mh_err err = create(p, &options);
     PyMem_Free(argv);
     Py_XDECREF(keep_argv);
@@ -378,6 +409,25 @@ static PyObject *join_pool(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static PyObject *cancel_tasks(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    mhpy_pool *p = (mhpy_pool *)self;
+    if (p->pool)
+        MHPY_UNLOCKED(mh_pool_cancel(p->pool));
+    Py_RETURN_NONE;
+}
+
+static PyObject *is_broken(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    mhpy_pool *p = (mhpy_pool *)self;
+    bool broken = false;
+    if (p->pool)
+        MHPY_UNLOCKED(broken = mh_pool_is_broken(p->pool));
+    return PyBool_FromLong(broken);
+}
+
 static PyObject *pids(PyObject *self, PyObject *unused)
 {
     (void)unused;
@@ -422,6 +472,8 @@ static PyMethodDef methods[] = {
     {"_close", close_pool, METH_NOARGS, "Take no more tasks; what was accepted goes on."},
     {"_terminate", terminate_pool, METH_NOARGS, "Kill the workers; unfinished tasks are cancelled."},
     {"_join", join_pool, METH_NOARGS, "Wait until a closed or terminated pool has ended."},
+    {"_cancel", cancel_tasks, METH_NOARGS, "Cancel what has not started."},
+    {"_is_broken", is_broken, METH_NOARGS, "Whether it was given up because its workers do not start."},
     {"_pids", pids, METH_NOARGS, "Process numbers of the live workers."},
     {"_stats", stats, METH_NOARGS, "Counts of tasks and workers, and bytes of shared memory."},
     {"apply", MHPY_METHOD(mhpy_apply), METH_FASTCALL | METH_KEYWORDS,

@@ -20,6 +20,7 @@ typedef struct result {
     int waiters;                  /* threads inside mh_future_wait: the futures stay */
     PyThread_type_lock settled;   /* held until it is settled; made when somebody has to wait for another thread */
     PyObject *callback, *error_callback, *mailbox;
+    PyObject *more; /* functions to be called with it once it is settled and its callbacks were called */
     mhpy_letter letter;
     atomic_size_t open; /* tasks whose end was not yet announced */
 } result;
@@ -57,6 +58,7 @@ static int traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(r->value);
     Py_VISIT(r->callback);
     Py_VISIT(r->error_callback);
+    Py_VISIT(r->more);
     Py_VISIT(Py_TYPE(self));
     return 0;
 }
@@ -67,6 +69,7 @@ static int clear(PyObject *self)
     Py_CLEAR(r->value);
     Py_CLEAR(r->callback);
     Py_CLEAR(r->error_callback);
+    Py_CLEAR(r->more);
     return 0;
 }
 
@@ -92,6 +95,19 @@ static void dealloc(PyObject *self)
 
 /* ---- settling -------------------------------------------------------------------------------------------- */
 
+static void call_more(result *r)
+{
+    PyObject *more = r->more;
+    r->more = NULL; /* what comes from now on is called at once */
+    for (Py_ssize_t i = 0; more && i < PyList_GET_SIZE(more); i++) {
+        PyObject *function = PyList_GET_ITEM(more, i), *answer = PyObject_CallOneArg(function, (PyObject *)r);
+        if (!answer)
+            PyErr_WriteUnraisable(function);
+        Py_XDECREF(answer);
+    }
+    Py_XDECREF(more);
+}
+
 /* The result is there: take `value`, or the exception that is set. */
 static void settle(result *r, PyObject *value)
 {
@@ -104,8 +120,11 @@ static void settle(result *r, PyObject *value)
     if (r->value && PyObject_IS_GC(r->value) && !PyObject_GC_IsTracked((PyObject *)r))
         PyObject_GC_Track(r);
     r->state = state;
-    if (r->settled && !r->callback && !r->error_callback)
+    if (r->callback || r->error_callback)
+        return; /* not ready before they were called */
+    if (r->settled)
         PyThread_release_lock(r->settled);
+    call_more(r);
 }
 
 /* Mostly nobody else is inside the pool, and then the interpreter's lock need not be given up. */
@@ -179,7 +198,8 @@ static bool is_ready(result *r)
 
 static mh_err wait_for_next(result *r, mh_deadline until);
 
-void mhpy_result_settle_and_call(PyObject *self)
+/* Called by the callback thread: the result is there. */
+static void settle_and_call(PyObject *self)
 {
     result *r = (result *)self;
     while (r->state == PENDING && !all_done(r)) /* only when there was no memory to be told */
@@ -198,6 +218,7 @@ void mhpy_result_settle_and_call(PyObject *self)
     Py_CLEAR(r->error_callback);
     if (r->settled)
         PyThread_release_lock(r->settled);
+    call_more(r);
 }
 
 /* From whichever thread drives the pool, without the interpreter's lock. The letter keeps r. */
@@ -326,7 +347,59 @@ static PyObject *successful(PyObject *self, PyObject *unused)
     return PyBool_FromLong(r->state == DONE_OK);
 }
 
+static void expect_letter(result *r, PyObject *pool, size_t tasks);
+static void watch(result *r, size_t tasks);
+
+/* Nobody is told yet when it ends, so that the callback thread has to be. False with an exception set. */
+static bool be_told(result *r)
+{
+    PyObject *pool = Py_NewRef(r->pool);
+    PyObject *started = PyObject_CallMethod(pool, "_start_callbacks", NULL);
+    bool ok = started;
+    if (started && r->state == PENDING && !r->mailbox) { /* no other thread was faster */
+        r->callback = Py_NewRef(Py_None);
+        size_t tasks = (size_t)r->count;
+        expect_letter(r, pool, tasks);
+        watch(r, tasks);
+    }
+    Py_XDECREF(started);
+    Py_DECREF(pool);
+    return ok;
+}
+
+/* fn is called with it when it is ready: at once, else by whoever settles it. */
+static PyObject *when_done(PyObject *self, PyObject *function)
+{
+    result *r = (result *)self;
+    if (is_ready(r))
+        return PyObject_CallOneArg(function, self);
+    if (!r->more && !(r->more = PyList_New(0)))
+        return NULL;
+    if (!PyObject_GC_IsTracked(self))
+        PyObject_GC_Track(self);
+    if (PyList_Append(r->more, function) < 0 || (r->state == PENDING && !r->mailbox && !be_told(r)))
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *cancel(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    result *r = (result *)self;
+    bool all = r->state == PENDING && r->count;
+    Py_ssize_t count = r->state == PENDING ? r->count : 0;
+    mh_future **futures = r->futures;
+    r->waiters++;
+    MHPY_UNLOCKED(for (Py_ssize_t i = 0; i < count; i++) all = mh_future_cancel(futures[i]) && all);
+    if (--r->waiters == 0 && r->state >= DONE_OK)
+        drop_futures(r);
+    return PyBool_FromLong(all);
+}
+
 static PyMethodDef methods[] = {
+    {"cancel", cancel, METH_NOARGS,
+     "cancel($self, /)\n--\n\nAsk that what has not started does not run; get() then raises CancelledError. Whether nothing of it will have run."},
+    {"_when_done", when_done, METH_O, "_when_done(fn): call fn(result) when it is ready; at once when it is."},
     {"get", MHPY_METHOD(get), METH_VARARGS | METH_KEYWORDS,
      "get($self, /, timeout=None)\n--\n\nWait and return the result, or raise what the call raised; TimeoutError after timeout seconds."},
     {"wait", MHPY_METHOD(wait), METH_VARARGS | METH_KEYWORDS,
@@ -347,6 +420,7 @@ static PyType_Slot slots[] = {
     {Py_tp_clear, clear},
     {Py_tp_methods, methods},
     {Py_tp_members, members},
+    {Py_am_await, mhpy_await},
     {Py_tp_doc, "The result of apply_async, map_async or starmap_async, to come."},
     {0, NULL},
 };
@@ -359,6 +433,17 @@ PyType_Spec mhpy_async_result_spec = {
 
 /* ---- making results -------------------------------------------------------------------------------------------- */
 
+/* From here on the letter will come. */
+static void expect_letter(result *r, PyObject *pool, size_t tasks)
+{
+    if (!PyObject_GC_IsTracked((PyObject *)r))
+        PyObject_GC_Track(r);
+    r->mailbox = Py_NewRef(((mhpy_pool *)pool)->mailbox);
+    atomic_store(&r->open, tasks);
+    r->letter.deliver = settle_and_call;
+    mhpy_mailbox_expect(r->mailbox, &r->letter, (PyObject *)r);
+}
+
 /* Callbacks before anything is submitted: from here on the letter will come. */
 static bool expect_callbacks(result *r, PyObject *self, PyObject *callback, PyObject *error_callback, size_t tasks)
 {
@@ -369,12 +454,9 @@ static bool expect_callbacks(result *r, PyObject *self, PyObject *callback, PyOb
     if (!started)
         return false;
     Py_DECREF(started);
-    PyObject_GC_Track(r);
     r->callback = Py_NewRef(callback ? callback : Py_None);
     r->error_callback = Py_NewRef(error_callback ? error_callback : Py_None);
-    r->mailbox = Py_NewRef(r->pool->mailbox);
-    atomic_store(&r->open, tasks);
-    mhpy_mailbox_expect(r->mailbox, &r->letter, (PyObject *)r);
+    expect_letter(r, (PyObject *)r->pool, tasks);
     return true;
 }
 

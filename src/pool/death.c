@@ -58,8 +58,10 @@ static void count_start(mh__hand *hand, const mh_future *running, bool asked, co
     mh_pool *pool = hand->pool;
     uint32_t phase = atomic_load_explicit(&hand->region->phase, memory_order_acquire);
     bool took = hand->has_run || (running && !hand->is_corrupt);
-    bool was_idle = phase != MH__PHASE_STARTING && mh__ring_is_empty(&hand->ring);
-    if (took || asked || was_idle || pool->state == MH__POOL_TERMINATED)
+    bool was_idle = phase != MH__PHASE_STARTING && phase != MH__PHASE_FAILED && mh__ring_is_empty(&hand->ring);
+    if (phase == MH__PHASE_FAILED && pool->options.must_initialize && pool->state != MH__POOL_TERMINATED)
+        mh__pool_break(pool, "a worker could not be initialized");
+    else if (took || asked || was_idle || pool->state == MH__POOL_TERMINATED)
         pool->start_failures = took ? 0 : pool->start_failures;
     else if (++pool->start_failures >= pool->options.max_start_failures)
         mh__pool_break(pool, "%u workers in a row ended before they took a task; the last one with %s %d",

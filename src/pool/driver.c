@@ -503,7 +503,7 @@ void mh__arm_keeper(mh_pool *pool)
     }
     if (pool->keeper_awake)
         return; /* it looks before it sleeps */
-    if (!mh__list_is_empty(&pool->to_call))
+    if (mh__has_calls(pool))
         mh__keeper_ring(pool); /* callbacks are its own, whoever leads */
     if (pool->is_led)
         return;

@@ -127,6 +127,43 @@ bool mh_future_cancel(mh_future *f)
     return cancelled;
 }
 
+/* Its worker, once it has started, begins with it. */
+static bool is_first(const mh_future *f)
+{
+    const mh__hand *hand = f->hand;
+    return hand && !hand->has_run && f->slot != MH__NO_SLOT && f->slot == (hand->ring.head & hand->ring.mask);
+}
+
+void mh_pool_cancel(mh_pool *pool)
+{
+    if (mh__pool_check(pool))
+        return;
+    mh__pool_lock(pool);
+    for (mh__list *node = pool->live.next; node != &pool->live; node = node->next) {
+        const mh_future *f = mh__list_entry(node, mh_future, node);
+        mh_err err = is_first(f) ? MH_OK : mh_sched_cancel(pool->sched, f->handle);
+        (void)err; /* it is not done, so it is there */
+    }
+    mh__drive(pool);
+    mh__arm_keeper(pool);
+    mh__pool_unlock(pool);
+}
+
+bool mh_future_is_running(mh_future *f)
+{
+    if (mh__pool_check(f->pool) || is_done(f))
+        return false;
+    mh__pool_lock(f->pool);
+    bool runs = false;
+    if (!is_done(f) && f->hand && f->slot != MH__NO_SLOT) {
+        const mh__ring *ring = &f->hand->ring;
+        uint64_t now = atomic_load_explicit(&ring->slots[f->slot].control, memory_order_acquire);
+        runs = now == mh__control_to(ring->fillings[f->slot], MH__SLOT_RUN);
+    }
+    mh__pool_unlock(f->pool);
+    return runs;
+}
+
 mh_err mh_future_on_done(mh_future *f, void (*fn)(mh_future *f, void *ctx), void *ctx)
 {
     mh_err err = mh__pool_check(f->pool);

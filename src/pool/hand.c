@@ -95,8 +95,11 @@ static mh__hello hello_for(const mh__hand *hand)
 mh_err mh__server_start(mh_pool *pool)
 {
     mh_forkserver_options o = {.child = {.entry = mh_worker_child, .ctx = &pool->options.worker, .ignore_interrupt = true}};
-    if (pool->options.start == MH_START_FORKSERVER)
+    if (pool->options.start == MH_START_FORKSERVER && pool->worker_argv) {
         o.argv = (const char *const *)pool->worker_argv;
+        o.fds = pool->options.worker_fds;
+        o.fd_count = pool->options.worker_fd_count;
+    }
     mh_forkserver_destroy(&pool->server);
     return mh_forkserver_start(&pool->server, &o);
 }
@@ -121,16 +124,24 @@ static mh_err spawn_worker(mh__hand *hand, const mh__hello *hello, const int *fd
     size_t count = 0;
     while (pool->worker_argv[count])
         count++;
+    size_t fd_count = pool->options.worker_fd_count + 1;
     const char **argv = mh__calloc(count + 1, sizeof *argv);
-    if (!argv)
+    mh_pass_fd *pass = mh__calloc(fd_count, sizeof *pass);
+    if (!argv || !pass) {
+        mh__free(argv);
+        mh__free(pass);
         return MH_ERR_NO_MEMORY;
+    }
+    pass[0] = (mh_pass_fd){fds[MH__FD_SOCKET], SPAWNED_SOCKET};
+    if (fd_count > 1)
+        memcpy(pass + 1, pool->options.worker_fds, (fd_count - 1) * sizeof *pass);
     char number[16];
     snprintf(number, sizeof number, "%d", SPAWNED_SOCKET);
     for (size_t i = 0; i < count; i++)
         argv[i] = strcmp(pool->worker_argv[i], "{socket}") == 0 ? number : pool->worker_argv[i];
-    mh_pass_fd pass = {fds[MH__FD_SOCKET], SPAWNED_SOCKET};
-    mh_err err = mh_process_start(&hand->process, &(mh_process_options){.argv = argv, .fds = &pass, .fd_count = 1});
+    mh_err err = mh_process_start(&hand->process, &(mh_process_options){.argv = argv, .fds = pass, .fd_count = fd_count});
     mh__free(argv);
+    mh__free(pass);
     if (err)
         return err;
     /* the socket's buffer takes the message whether or not the worker listens yet */

@@ -29,6 +29,16 @@ static void call_back(mh_pool *pool)
         }
         mh__record_drop(f);
     }
+    for (mh__list *node; (node = mh__list_pop_front(&pool->to_notify));) {
+        mh__notice *n = mh__list_entry(node, mh__notice, node);
+        void (*fn)(void *ctx) = n->fn;
+        void *ctx = n->ctx;
+        n->fn = NULL;
+        pool->call_count--;
+        mh__pool_unlock(pool);
+        fn(ctx); /* and with the lock gone, its stream may be too */
+        mh__pool_lock(pool);
+    }
 }
 
 /* Sleep until something is to be done. A worker rings at once for callbacks, else when it has nothing left to run. Woken again and again

@@ -121,6 +121,19 @@ static mh_err copy_argv(mh_pool *pool, const char *const *argv)
     return MH_OK;
 }
 
+static mh_err copy_fds(mh_pool *pool)
+{
+    size_t count = pool->options.worker_fd_count;
+    if (!count)
+        return MH_OK;
+    pool->worker_fds = mh__calloc(count, sizeof *pool->worker_fds);
+    if (!pool->worker_fds)
+        return MH_ERR_NO_MEMORY;
+    memcpy(pool->worker_fds, pool->options.worker_fds, count * sizeof *pool->worker_fds);
+    pool->options.worker_fds = pool->worker_fds;
+    return MH_OK;
+}
+
 /* ---- create ------------------------------------------------------------------------------------ */
 
 static mh_err make_memory(mh_pool *pool)
@@ -187,8 +200,11 @@ mh_err mh_pool_create(mh_pool **out, const mh_pool_options *options)
     pool->hands_poller = -1;
     mh__list_init(&pool->live);
     mh__list_init(&pool->to_call);
+    mh__list_init(&pool->to_notify);
     mh__list_init(&pool->waiters);
     err = copy_argv(pool, filled.worker_argv);
+    if (!err)
+        err = copy_fds(pool);
     if (!err && filled.kind == MH_WORKER_PROCESS)
         err = mh__tree_open();
     if (!mh__tree_is_root()) /* the core that would spin is wanted elsewhere */
@@ -230,6 +246,16 @@ void mh__pool_break(mh_pool *pool, const char *format, ...)
         mh_err err = mh_sched_cancel(pool->sched, mh__list_entry(node, mh_future, node)->handle);
         (void)err; /* it is not done, so it is there */
     }
+}
+
+bool mh_pool_is_broken(mh_pool *pool)
+{
+    if (mh__pool_check(pool))
+        return false;
+    mh__pool_lock(pool);
+    bool broken = pool->is_broken;
+    mh__pool_unlock(pool);
+    return broken;
 }
 
 static void close_hands(mh_pool *pool)
@@ -369,6 +395,7 @@ static void free_pool(mh_pool *pool)
     for (size_t i = 0; pool->worker_argv && pool->worker_argv[i]; i++)
         mh__free(pool->worker_argv[i]);
     mh__free(pool->worker_argv);
+    mh__free(pool->worker_fds);
     mh__free(pool->share_offsets);
     mh__topology_destroy(&pool->cores_to_bind);
     mh__free(pool->hand_of);

@@ -27,6 +27,13 @@ typedef struct mh__callback {
     void *ctx;
 } mh__callback;
 
+/* To be called once, by the housekeeper. */
+typedef struct mh__notice {
+    mh__list node; /* in pool->to_notify when it is due */
+    void (*fn)(void *ctx);
+    void *ctx;
+} mh__notice;
+
 enum {
     MH__RECORD_TAKEN = 1,    /* its result was taken */
     MH__RECORD_FAR = 2,      /* its request lies in the arena */
@@ -126,6 +133,7 @@ struct mh_pool {
     unsigned fork_depth; /* of its creator */
     mh_pool_options options; /* with every default filled in */
     char **worker_argv;
+    mh_pass_fd *worker_fds; /* options.worker_fd_count of them */
     mh__places *cores_to_bind; /* NULL: not pinned */
     size_t cores;
     mh__pool_state state;
@@ -148,6 +156,7 @@ struct mh_pool {
     bool has_stopped; /* a thread is to be given up */
     uint32_t joiners; /* callers that wait for the pool's end */
     mh__list to_call; /* done records with callbacks to be called */
+    mh__list to_notify; /* notices that are due */
     mh_future *free_records;
     void **chunks;
     size_t chunk_count;
@@ -181,6 +190,12 @@ struct mh_pool {
 
 /* `ns` after `now`, or never. */
 static inline int64_t mh__deadline_after(int64_t now, int64_t ns) { return ns > INT64_MAX - now ? INT64_MAX : now + ns; }
+
+/* Whether the housekeeper has something to call. */
+static inline bool mh__has_calls(const mh_pool *pool)
+{
+    return !mh__list_is_empty(&pool->to_call) || !mh__list_is_empty(&pool->to_notify);
+}
 
 /* Runs tasks in a pool that was given no function. */
 mh_err mh__run_nothing(mh_task *task, void *ctx);

@@ -379,6 +379,45 @@ static void test_cancel(void **state)
     close(gate[1]);
 }
 
+static void test_cancel_all(void **state)
+{
+    (void)state;
+    enum { QUEUED = 600 }; /* more than the slots of a worker */
+    int gate[2];
+    assert_int_equal(pipe(gate), 0);
+    FOR_BOTH(kind)
+    {
+        mh_pool *pool = make_pool(kind, 1);
+        mh_future *runs = submit(pool, (job){.what = 'w', .value = gate[0]}, NULL), *f[QUEUED];
+        mh_deadline until = PATIENCE;
+        while (!mh_future_is_running(runs) && mh_now() < until)
+            sched_yield();
+        assert_true(mh_future_is_running(runs));
+        for (int i = 0; i < QUEUED; i++)
+            f[i] = submit(pool, (job){.what = 'q', .value = i}, NULL);
+        assert_false(mh_future_is_running(f[0]) || mh_future_is_running(f[QUEUED - 1]));
+        mh_pool_cancel(pool);
+        for (int i = 0; i < QUEUED; i++) {
+            mh_result result = result_of(f[i]);
+            assert_int_equal(result.err, MH_ERR_CANCELLED);
+            mh_result_release(&result);
+            mh_future_release(&f[i]);
+        }
+        assert_true(mh_future_is_running(runs));
+        assert_int_equal(write(gate[1], "x", 1), 1);
+        assert_ok(mh_future_wait(runs, PATIENCE));
+        assert_false(mh_future_is_running(runs));
+        mh_result result = result_of(runs);
+        assert_int_equal(result.err, MH_OK);
+        mh_result_release(&result);
+        mh_future_release(&runs);
+        check_square(pool, 7);
+        end_pool(&pool);
+    }
+    close(gate[0]);
+    close(gate[1]);
+}
+
 static atomic_int called;
 static void count_call(mh_future *f, void *ctx)
 {
@@ -622,6 +661,49 @@ static void test_stream_cancel_and_destroy(void **state)
     close(gate[1]);
 }
 
+static void count_notice(void *ctx)
+{
+    atomic_fetch_add((atomic_int *)ctx, 1);
+}
+
+static void test_stream_on_result(void **state)
+{
+    (void)state;
+    int gate[2];
+    assert_int_equal(pipe(gate), 0);
+    FOR_BOTH(kind)
+        for (int ordered = 0; ordered < 2; ordered++) {
+            atomic_int told = 0;
+            mh_pool *pool = make_pool(kind, 1);
+            mh_stream *s = NULL;
+            assert_ok(mh_stream_create(&s, pool, &(mh_stream_options){.ordered = ordered}));
+            assert_ok(mh_stream_on_result(s, count_notice, &told)); /* nothing is outstanding: at once */
+            assert_int_equal(atomic_load(&told), 1);
+            job wait = {.what = 'w', .value = gate[0]};
+            for (uint64_t i = 0; i < 2; i++)
+                assert_ok(mh_stream_submit(s, bytes_of(&wait), i));
+            assert_ok(mh_stream_on_result(s, count_notice, &told));
+            assert_err(mh_stream_on_result(s, count_notice, &told), MH_ERR_INVALID);
+            assert_int_equal(atomic_load(&told), 1);
+            assert_int_equal(write(gate[1], "x", 1), 1);
+            mh_deadline until = PATIENCE; /* nobody waits: the housekeeper must do it alone */
+            while (atomic_load(&told) < 2 && mh_now() < until)
+                sched_yield();
+            assert_int_equal(atomic_load(&told), 2);
+            mh_result result;
+            assert_ok(mh_stream_take(s, MH_NOW, &result));
+            mh_result_release(&result);
+            assert_ok(mh_stream_on_result(s, count_notice, &told));
+            assert_int_equal(atomic_load(&told), 2);
+            mh_stream_destroy(&s); /* given at the latest now */
+            assert_int_equal(atomic_load(&told), 3);
+            assert_int_equal(write(gate[1], "x", 1), 1);
+            end_pool(&pool);
+        }
+    close(gate[0]);
+    close(gate[1]);
+}
+
 /* ---- life ------------------------------------------------------------------------------------------ */
 
 static void test_close_drains(void **state)
@@ -710,6 +792,31 @@ static void test_initialize_and_finalize(void **state)
     }
 }
 
+static mh_err refuse_to_start(void *ctx)
+{
+    (void)ctx;
+    return MH_ERR_TASK_FAILED;
+}
+
+static void test_must_initialize(void **state)
+{
+    (void)state;
+    FOR_BOTH(kind)
+    {
+        mh_pool *pool = NULL;
+        mh_pool_options o = {.worker = {.run = do_job, .initialize = refuse_to_start}, .workers = 2, .kind = kind, .must_initialize = true};
+        assert_ok(mh_pool_create(&pool, &o));
+        mh_deadline until = PATIENCE;
+        while (!mh_pool_is_broken(pool) && mh_now() < until)
+            sched_yield();
+        assert_true(mh_pool_is_broken(pool));
+        job j = {.what = 'q'};
+        assert_err(mh_pool_submit(pool, bytes_of(&j), NULL, NULL), MH_ERR_CLOSED);
+        assert_true(strstr(mh_err_detail(), "could not be initialized") != NULL);
+        end_pool(&pool);
+    }
+}
+
 static atomic_int waits_begun, waits_ended;
 static void begin_wait(void *ctx)
 {
@@ -745,10 +852,16 @@ static void test_own_programs(void **state)
     (void)state;
     const char *spawned[] = {program, "worker", "{socket}", NULL};
     const char *server[] = {program, "server", "{socket}", NULL};
+    enum { NUMBER = 77 };
+    int gate[2];
+    assert_int_equal(pipe(gate), 0);
+    mh_pass_fd pass = {gate[0], NUMBER};
     for (int i = 0; i < 2; i++) {
         mh_pool *pool = NULL;
         mh_pool_options o = {.worker_argv = i ? server : spawned,
                              .start = i ? MH_START_FORKSERVER : MH_START_SPAWN,
+                             .worker_fds = &pass,
+                             .worker_fd_count = 1,
                              .workers = 2};
         assert_ok(mh_pool_create(&pool, &o));
         for (int n = 0; n < 100; n++)
@@ -758,11 +871,22 @@ static void test_own_programs(void **state)
         assert_int_equal(result.err, MH_OK);
         mh_result_release(&result);
         mh_future_release(&f);
+        f = submit(pool, (job){.what = 'w', .value = NUMBER}, NULL);
+        assert_int_equal(write(gate[1], "x", 1), 1);
+        result = result_of(f);
+        assert_int_equal(result.err, MH_OK);
+        mh_result_release(&result);
+        mh_future_release(&f);
         assert_err(mh_pool_map(pool, NULL, NULL, 0, NULL, 0, 0, NULL), MH_ERR_INVALID);
         end_pool(&pool);
     }
-    const char *missing[] = {"/nonexistent/program", NULL};
     mh_pool *pool = NULL;
+    mh_pass_fd taken = {gate[0], 3};
+    assert_err(mh_pool_create(&pool, &(mh_pool_options){.worker_argv = server, .start = MH_START_FORKSERVER, .workers = 1, .worker_fds = &taken,
+                                                        .worker_fd_count = 1}), MH_ERR_INVALID);
+    close(gate[0]);
+    close(gate[1]);
+    const char *missing[] = {"/nonexistent/program", NULL};
     assert_err(mh_pool_create(&pool, &(mh_pool_options){.worker_argv = missing, .start = MH_START_SPAWN, .workers = 1}),
                MH_ERR_NOT_FOUND);
     assert_null(pool);
@@ -890,15 +1014,18 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_collect_too_early_or_late),
         cmocka_unit_test(test_is_done_needs_no_waiter),
         cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_cancel_all),
         cmocka_unit_test(test_callbacks),
         cmocka_unit_test(test_many_callers),
         cmocka_unit_test(test_interrupted),
         cmocka_unit_test(test_streams),
         cmocka_unit_test(test_stream_many),
         cmocka_unit_test(test_stream_cancel_and_destroy),
+        cmocka_unit_test(test_stream_on_result),
         cmocka_unit_test(test_close_drains),
         cmocka_unit_test(test_terminate),
         cmocka_unit_test(test_initialize_and_finalize),
+        cmocka_unit_test(test_must_initialize),
         cmocka_unit_test(test_wait_hooks),
         cmocka_unit_test(test_own_programs),
         cmocka_unit_test(test_pinned),

@@ -15,7 +15,8 @@ typedef enum mh__phase {
     MH__PHASE_STARTING,
     MH__PHASE_RUNNING, /* initialized */
     MH__PHASE_ENDING,  /* takes no more tasks: recycled or asked to end */
-    MH__PHASE_ENDED
+    MH__PHASE_ENDED,
+    MH__PHASE_FAILED /* could not be initialized */
 } mh__phase;
 
 typedef struct mh__region {

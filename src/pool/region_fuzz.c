@@ -44,6 +44,7 @@ static mh_pool *make_pool(void)
     pool->leader_bell = pool->keeper_bell = -1;
     mh__list_init(&pool->live);
     mh__list_init(&pool->to_call);
+    mh__list_init(&pool->to_notify);
     mh__list_init(&pool->waiters);
     pool->hands = calloc(1, sizeof(mh__hand *));
     pool->hand_of = calloc(1, sizeof(mh__hand *));

@@ -14,6 +14,7 @@ struct mh_stream {
     uint64_t submitted, taken; /* numbers */
     mh__list done;             /* unordered: finished and not taken */
     uint32_t waiters;
+    mh__notice notice; /* to be given when there is a result; node in pool->to_notify once it is due */
 };
 
 mh_err mh_stream_create(mh_stream **out, mh_pool *pool, const mh_stream_options *options)
@@ -32,6 +33,7 @@ mh_err mh_stream_create(mh_stream **out, mh_pool *pool, const mh_stream_options 
     s->options.window = MH__MIN(s->options.window, (size_t)WINDOW_MAX);
     s->pool = pool;
     mh__list_init(&s->done);
+    mh__list_init(&s->notice.node);
     if (s->options.ordered) {
         s->mask = mh__power_of_two(s->options.window) - 1;
         s->order = mh__calloc(s->mask + 1, sizeof(mh_future *));
@@ -166,6 +168,29 @@ void mh__stream_done(mh_stream *s, mh_future *f)
         mh__list_push_back(&s->done, &f->node);
     if (s->waiters)
         mh__waiters_wake(s->pool);
+    if (s->notice.fn && mh__list_is_empty(&s->notice.node) && has_result(s))
+        mh__list_push_back(&s->pool->to_notify, &s->notice.node);
+}
+
+mh_err mh_stream_on_result(mh_stream *s, void (*fn)(void *ctx), void *ctx)
+{
+    mh_err err = mh__pool_check(s->pool);
+    if (err)
+        return err;
+    mh__pool_lock(s->pool);
+    bool now = has_result(s);
+    if (s->notice.fn)
+        err = mh__fail(MH_ERR_INVALID, "the stream has a notice to give already");
+    if (!err && !now) {
+        s->notice.fn = fn;
+        s->notice.ctx = ctx;
+        s->pool->call_count++;
+        mh__arm_keeper(s->pool);
+    }
+    mh__pool_unlock(s->pool);
+    if (!err && now)
+        fn(ctx);
+    return err;
 }
 
 static mh_future *take_one(mh_stream *s)
@@ -250,6 +275,17 @@ static void disown(mh_stream *s)
     }
 }
 
+/* It is given by the caller then. */
+static void drop_notice(mh_stream *s, mh__notice *out)
+{
+    *out = s->notice;
+    if (!s->notice.fn)
+        return;
+    s->pool->call_count--;
+    mh__list_remove(&s->notice.node);
+    s->notice.fn = NULL;
+}
+
 void mh_stream_destroy(mh_stream **stream)
 {
     mh_stream *s = *stream;
@@ -257,6 +293,7 @@ void mh_stream_destroy(mh_stream **stream)
         return;
     *stream = NULL;
     mh_pool *pool = s->pool;
+    mh__notice notice = {0};
     if (!mh__pool_check(pool)) {
         mh__pool_lock(pool);
         cancel_all(s);
@@ -267,8 +304,11 @@ void mh_stream_destroy(mh_stream **stream)
             if (atomic_load(&oldest(s)->is_done))
                 mh__record_drop(oldest(s));
         disown(s);
+        drop_notice(s, &notice);
         mh__arm_keeper(pool);
         mh__pool_unlock_release(pool);
+        if (notice.fn)
+            notice.fn(notice.ctx);
     }
     mh__free(s->order);
     mh__free(s);

@@ -94,7 +94,7 @@ static mh_err lead(mh_pool *pool, mh__waiter *w, mh_deadline until)
 {
     for (;;) {
         mh__drive(pool);
-        if (!mh__list_is_empty(&pool->to_call))
+        if (mh__has_calls(pool))
             mh__keeper_ring(pool);
         if (is_ready(w))
             return MH_OK;

@@ -261,6 +261,8 @@ mh_err mh__worker_serve(mh__worker *w)
     if (w->options.initialize) {
         mh__point("worker initializes");
         err = w->options.initialize(w->options.ctx);
+        if (err)
+            atomic_store_explicit(&w->region->phase, MH__PHASE_FAILED, memory_order_release);
     }
     if (!err) {
         atomic_store_explicit(&w->region->phase, MH__PHASE_RUNNING, memory_order_release);

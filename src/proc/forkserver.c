@@ -51,8 +51,14 @@ static mh_err check(const mh_forkserver_options *o, bool *spawn)
         return mh__fail(MH_ERR_INVALID, "method: a fork server is started by fork or spawn");
     if (*spawn && (!o->argv || !o->argv[0]))
         return mh__fail(MH_ERR_INVALID, "a spawned fork server needs argv with a program");
-    if (!*spawn && (!o->child.entry || o->argv || o->env))
-        return mh__fail(MH_ERR_INVALID, "a forked fork server needs child.entry, and neither argv nor env");
+    if (!*spawn && (!o->child.entry || o->argv || o->env || o->fd_count))
+        return mh__fail(MH_ERR_INVALID, "a forked fork server needs child.entry, and none of argv, env and fds");
+    for (size_t i = 0; i < o->fd_count; i++) {
+        if (!mh__os_is_open(o->fds[i].fd))
+            return mh__fail(MH_ERR_INVALID, "fds: descriptor %d is not open", o->fds[i].fd);
+        if (o->fds[i].number == SOCKET_NUMBER || (o->fds[i].number == -1 && o->fds[i].fd == SOCKET_NUMBER))
+            return mh__fail(MH_ERR_INVALID, "fds: number %d is the socket's", SOCKET_NUMBER);
+    }
     return MH_OK;
 }
 
@@ -73,16 +79,26 @@ static mh_err place_socket(const char *const *argv, const char *number, const ch
 
 static mh_err start_program(mh_forkserver *s, const mh_forkserver_options *o, int socket)
 {
-    int number = SOCKET_NUMBER, scratch;
     char text[12];
     const char **argv = NULL;
-    mh__child_setup setup = {.cwd = o->cwd, .fds = &socket, .numbers = &number, .scratch = &scratch, .fd_count = 1,
+    size_t count = o->fd_count + 1;
+    int *fds = mh__calloc(count, 3 * sizeof *fds), *numbers = fds + count;
+    if (!fds)
+        return MH_ERR_NO_MEMORY;
+    fds[0] = socket;
+    numbers[0] = SOCKET_NUMBER;
+    for (size_t i = 1; i < count; i++) {
+        fds[i] = o->fds[i - 1].fd;
+        numbers[i] = o->fds[i - 1].number == -1 ? fds[i] : o->fds[i - 1].number;
+    }
+    mh__child_setup setup = {.cwd = o->cwd, .fds = fds, .numbers = numbers, .scratch = numbers + count, .fd_count = count,
                              .spare_interrupt = true};
-    snprintf(text, sizeof text, "%d", number);
+    snprintf(text, sizeof text, "%d", SOCKET_NUMBER);
     mh_err err = place_socket(o->argv, text, &argv);
     if (!err)
         err = mh__os_spawn(&setup, argv, o->env, &s->pid, &s->pidfd);
     mh__free(argv);
+    mh__free(fds);
     return err;
 }
 
