@@ -52,7 +52,7 @@ static mh_err check(const mh_forkserver_options *o, bool *spawn)
     if (*spawn && (!o->argv || !o->argv[0]))
         return mh__fail(MH_ERR_INVALID, "a spawned fork server needs argv with a program");
     if (!*spawn && (!o->child.entry || o->argv || o->env || o->fd_count))
-        return mh__fail(MH_ERR_INVALID, "a forked fork server needs child.entry, and none of argv, env and fds");
+        return mh__fail(MH_ERR_INVALID, "a forked fork server needs child.entry, and neither argv nor env nor fds");
     for (size_t i = 0; i < o->fd_count; i++) {
         if (!mh__os_is_open(o->fds[i].fd))
             return mh__fail(MH_ERR_INVALID, "fds: descriptor %d is not open", o->fds[i].fd);
