@@ -1,12 +1,12 @@
 /* The `manyhands` command: a table of subcommands, each a function that gets the arguments after its name. */
+#include "command.h"
+
 #include <manyhands.h>
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { EXIT_USAGE = 2 };
 
 typedef struct command {
     const char *name, *summary;
@@ -17,6 +17,9 @@ static int run_info(int argc, char **argv);
 static int run_version(int argc, char **argv);
 
 static const command commands[] = {
+#if MH_HAVE_CLUSTER
+    {"controller", "serve the engines and clients of a cluster", run_controller},
+#endif
     {"info", "what this machine offers: cores, memory, start methods", run_info},
     {"version", "the version", run_version},
 };
@@ -94,7 +97,7 @@ static void print_help(FILE *out)
 {
     fprintf(out, "usage: manyhands COMMAND\n\n");
     for (int i = 0; i < COMMAND_COUNT; i++)
-        fprintf(out, "  %-10s%s\n", commands[i].name, commands[i].summary);
+        fprintf(out, "  %-12s%s\n", commands[i].name, commands[i].summary);
 }
 
 static const command *find_command(const char *name)

@@ -3,6 +3,7 @@
 #define MANYHANDS_H
 
 #include "manyhands/base.h"
+#include "manyhands/controller.h"
 #include "manyhands/pool.h"
 #include "manyhands/process.h"
 #include "manyhands/queue.h"

@@ -35,6 +35,7 @@ PUBLIC_HEADERS = {
     "process": "proc",
     "queue": "queue",
     "pool": "pool",
+    "controller": "cluster",
 }
 
 STANDARD_C = set("""assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign

@@ -134,3 +134,21 @@ mh_err mh__parcel_give(mh__parcel *p, mh_buf **buf)
         *buf = NULL;
     return err;
 }
+
+mh_err mh__parcel_settle(mh__parcel *p)
+{
+    enum { SMALL = 4096, INLINE = 33 }; /* up to INLINE a frame holds its bytes itself */
+    for (size_t i = 0; i < p->count; i++) {
+        zmq_msg_t copy;
+        size_t size = zmq_msg_size(&p->frames[i]);
+        if (size <= INLINE || size >= SMALL)
+            continue;
+        if (zmq_msg_init_size(&copy, size) < 0)
+            return mh__fail(MH_ERR_NO_MEMORY, "a frame of %zu bytes", size);
+        memcpy(zmq_msg_data(&copy), zmq_msg_data(&p->frames[i]), size);
+        zmq_msg_move(&p->frames[i], &copy);
+        zmq_msg_close(&copy);
+        p->views[i] = view_of(&p->frames[i]);
+    }
+    return MH_OK;
+}

@@ -28,6 +28,10 @@ void mh__parcel_clear(mh__parcel *p);
 /* Give *from's frames to *to, whose own are dropped; *from is empty then. Cheap: the two change places. */
 void mh__parcel_move(mh__parcel *to, mh__parcel *from);
 
+/* Copy frames below 4 KiB that share the block in which they were received with other messages, so that keeping this parcel keeps
+ * nothing else. errors: NO_MEMORY (some still share). */
+MH_NODISCARD mh_err mh__parcel_settle(mh__parcel *p);
+
 /* Each adds a frame at the end. errors: NO_MEMORY; LIMIT (the parcel is unchanged, and what was to be given stays the caller's). */
 MH_NODISCARD mh_err mh__parcel_add(mh__parcel *p, mh_bytes copied);
 /* Frames [first, first + count) of another parcel, shared with it. */

@@ -85,7 +85,7 @@ mh_err mh__socket_receive(mh__socket *s, mh__parcel *p)
     if (err)
         mh__parcel_clear(p);
     else
-        p->connection = s->watch ? zmq_msg_get(&p->frames[0], ZMQ_SRCFD) : -1;
+        p->connection = s->watch ? zmq_msg_get(&p->frames[p->count - 1], ZMQ_SRCFD) : -1; /* a ROUTER's first frame may not know */
     return err;
 }
 
@@ -116,10 +116,8 @@ static bool look(mh__source *base)
 {
     mh__socket *s = (mh__socket *)base;
     int events = 0;
-    size_t size = sizeof events;
-    if (!s->on_message)
-        return false;
-    return zmq_getsockopt(s->socket, ZMQ_EVENTS, &events, &size) == 0 && (events & ZMQ_POLLIN);
+    size_t size = sizeof events; /* asked in any case: it takes the commands that make the descriptor readable */
+    return zmq_getsockopt(s->socket, ZMQ_EVENTS, &events, &size) == 0 && (events & ZMQ_POLLIN) && s->on_message;
 }
 
 static void run(mh__source *base)

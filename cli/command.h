@@ -1,0 +1,9 @@
+/* What the subcommands share. */
+#ifndef MH_CLI_COMMAND_H
+#define MH_CLI_COMMAND_H
+
+enum { EXIT_USAGE = 2 };
+
+int run_controller(int argc, char **argv);
+
+#endif

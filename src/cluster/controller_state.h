@@ -1,0 +1,251 @@
+/* What the controller knows. One thread, one loop: nothing here is locked.
+ *
+ *     controller.c  life, sockets, the loop          engines.c  who is registered, and lives
+ *     place.c       folders and connection files     jobs.c     requests and their results, while they live and after
+ *     outbox.c      sending, and holding what        tasks.c    the load-balanced ones: the scheduler's driver
+ *                   can't be sent yet                relay.c    mux, control, iopub
+ *     reply.c       messages of our own              broadcast.c one request to many engines
+ *     hub.c         queries                          query.c    which records a query means
+ */
+#ifndef MH_CLUSTER_CONTROLLER_STATE_H
+#define MH_CLUSTER_CONTROLLER_STATE_H
+
+#include "manyhands/controller.h"
+
+#include "base/list.h"
+#include "cluster/names.h"
+#include "net/loop.h"
+#include "net/sign.h"
+#include "net/socket.h"
+#include "wire/connection.h"
+#include "wire/message.h"
+#include "wire/replay.h"
+
+/* ---- channels -------------------------------------------------------------------------------- */
+
+typedef enum mh__channel {
+    MH__CH_QUERY = 0, /* registration and queries; engines and clients */
+    MH__CH_NOTIFY,
+    MH__CH_MUX_IN, /* _IN: clients; _OUT: engines */
+    MH__CH_MUX_OUT,
+    MH__CH_TASK_IN,
+    MH__CH_TASK_OUT,
+    MH__CH_CONTROL_IN,
+    MH__CH_CONTROL_OUT,
+    MH__CH_BROADCAST_IN,
+    MH__CH_BROADCAST_OUT,
+    MH__CH_IOPUB_IN,
+    MH__CH_IOPUB_OUT,
+    MH__CH_PING,
+    MH__CH_PONG,
+    MH__CHANNELS
+} mh__channel;
+
+/* ---- records --------------------------------------------------------------------------------- */
+
+typedef struct mh__engine mh__engine;
+
+/* A multipart message that was received (or made here) and is kept; `at` is its delimiter's place. */
+typedef struct mh__kept {
+    mh__parcel *parcel;
+    size_t at;
+} mh__kept;
+
+typedef struct mh__output { /* of a request, from iopub; each NULL until there is some */
+    mh_buf *stdout_, *stderr_, *execute_input, *execute_result, *display_data, *error;
+} mh__output;
+
+typedef struct mh__job {
+    mh__name name;      /* in c->by_id, by msg_id, which lies in id[] */
+    mh__list order;     /* in c->order: by submission */
+    mh__list place;     /* in c->history when ended, else in its engine's queue or tasks */
+    mh__engine *engine; /* while it is there */
+    char engine_uuid[64];
+    bool is_task, is_ended, is_unassigned;
+    mh_sched_task task; /* tasks while they live */
+    mh_sched_worker worker;
+    uint32_t epoch;
+    mh__kept request, result; /* parcel NULL: none yet */
+    mh__output *output;
+    char *resubmitted; /* the id that it was sent again under, or NULL */
+    int64_t received_ns;
+    size_t bytes;
+    char id[];
+} mh__job;
+
+/* ---- engines --------------------------------------------------------------------------------- */
+
+struct mh__engine {
+    mh__name name; /* in c->by_uuid; the key lies in uuid[] */
+    mh__list link; /* in c->engines, by id */
+    int64_t id;
+    mh_sched_worker worker;
+    mh__list queue, tasks; /* records that it was given and has not answered, oldest first */
+    size_t queue_count, task_count;
+    uint64_t completed;
+    int connection;      /* of its registration; -1: gone */
+    mh_deadline give_up; /* its connection ended: unless it says something before then, it is dead */
+    int64_t beat_at;     /* when it last answered a ping, or registered */
+    char uuid[];
+};
+
+/* ---- the controller -------------------------------------------------------------------------- */
+
+struct mh_controller {
+    mh_controller_options options; /* strings in `strings` */
+    mh_buf *strings[8];
+    char client_path[512], engine_path[512];
+    bool wrote_files;
+    mh__connection client_file, engine_file;
+    mh__curve_pair curve;
+    mh__loop *loop;
+    mh__socket *sockets[MH__CHANNELS];
+    mh__replay *replays[MH__CHANNELS]; /* of the channels by which signed messages come */
+    mh__sign_key *key;
+    mh__session session;
+    int signals, stop_event;
+    bool is_stopping;
+    mh__alarm stop_alarm, sched_alarm, beat_alarm, hold_alarm, give_up_alarm;
+    mh__parcel *out; /* for building what is sent */
+    mh__built built;
+    mh_buf *text, *text2; /* for building JSON */
+    mh_err failure;       /* what ends the loop */
+
+    mh__names by_uuid;
+    mh__list engines;
+    size_t engine_count;
+    int64_t next_id;
+    mh__engine **by_worker; /* at mh_sched_worker.index */
+    size_t by_worker_capacity;
+    uint64_t pings;
+
+    mh_sched *sched;
+
+    mh__names by_id;
+    mh__list order, history;
+    size_t history_count, record_count, record_bytes, tasks_live, unassigned_count;
+    struct mh__outcomes *outcomes;
+
+    mh__names outboxes;
+    size_t held_bytes;
+    int64_t hold_ns;
+
+    mh__names broadcasts;
+    mh_controller_stats stats;
+};
+
+/* ---- controller.c ---------------------------------------------------------------------------- */
+
+void mh__log(mh_controller *c, mh_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* The loop ends with this, as soon as it comes round. */
+void mh__controller_fail(mh_controller *c, mh_err err);
+void mh__controller_stop_in(mh_controller *c, int64_t ns);
+
+/* A received message that may be believed: split, verified, not a replay, its header read. Counts and logs what is not. */
+typedef struct mh__incoming {
+    mh__message m;
+    mh__header header;
+    size_t at; /* of the delimiter */
+} mh__incoming;
+bool mh__controller_admit(mh_controller *c, mh__channel channel, const mh__parcel *p, mh__incoming *in);
+
+/* ---- place.c --------------------------------------------------------------------------------- */
+
+mh_err mh__place_prepare(mh_controller *c); /* paths; folders; what --reuse finds */
+mh_err mh__place_publish(mh_controller *c);
+void mh__place_remove(mh_controller *c);
+
+/* ---- outbox.c -------------------------------------------------------------------------------- */
+
+/* Send p, whose first frame is the receiver's identity on a ROUTER; p is empty afterwards. What can't be sent yet is held, in
+ * order, within limits: for engines that are registered but not yet connected, and for clients that read slowly. */
+void mh__outbox_send(mh_controller *c, mh__channel channel, mh__parcel *p);
+/* Nothing more for this identity: it is gone. */
+void mh__outbox_drop(mh_controller *c, mh__channel channel, mh_bytes identity);
+void mh__outbox_retry(void *c);
+void mh__outbox_fini(mh_controller *c);
+
+/* ---- reply.c --------------------------------------------------------------------------------- */
+
+/* Send a message of our own: identities, then the built frames, then buffers ([first, count) of `from`, or none). */
+void mh__reply_send(mh_controller *c, mh__channel channel, const mh_bytes *idents, size_t ident_count, const mh__draft *draft);
+/* Build an error as Python's traceback would say it, into c->text: {"status":"error",...}. */
+mh_bytes mh__reply_error(mh_controller *c, const char *ename, mh_bytes evalue);
+/* The same, printf-like. */
+mh_bytes mh__reply_errorf(mh_controller *c, const char *ename, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* ---- engines.c ------------------------------------------------------------------------------- */
+
+mh__engine *mh__engine_find(const mh_controller *c, mh_bytes uuid);
+mh__engine *mh__engine_by_id(const mh_controller *c, int64_t id);
+mh__engine *mh__engine_of_worker(const mh_controller *c, mh_sched_worker worker);
+void mh__engine_register(mh_controller *c, const mh__incoming *in, int connection);
+void mh__engine_unregister(mh_controller *c, mh__engine *e, const char *why);
+void mh__engine_on_peer(mh__socket *s, mh__peer_event event, int connection, void *ctx);
+void mh__engine_on_pong(mh__socket *s, mh__parcel *p, void *ctx);
+void mh__engines_beat(void *c);
+void mh__engines_give_up(void *c);
+void mh__engines_fini(mh_controller *c);
+
+/* ---- jobs.c ------------------------------------------------------------------------------- */
+
+enum { MH__OUTPUT_MAX = 1 << 20 }; /* bytes of one kind of output kept for a record */
+
+/* A record of a request, whose parcel it takes. errors: EXISTS the id is known; NO_MEMORY. */
+mh_err mh__job_create(mh_controller *c, mh__job **out, mh__parcel *request, size_t at, mh_bytes msg_id, bool is_task);
+mh__job *mh__job_find(const mh_controller *c, mh_bytes msg_id);
+void mh__job_drop(mh_controller *c, mh__job *r);
+/* It has ended; its result, if any, was kept before. Moves it to the history, which forgets its oldest. */
+void mh__job_end(mh_controller *c, mh__job *r, mh_sched_outcome outcome);
+mh_err mh__job_keep_result(mh_controller *c, mh__job *r, mh__parcel *result, size_t at);
+/* Keep an error of our own as its result, as an apply_reply or execute_reply. */
+void mh__job_keep_error(mh_controller *c, mh__job *r, const mh__built *b, const mh__engine *e);
+void mh__job_note_output(mh_controller *c, mh_bytes msg_type, mh_bytes parent_id, mh_bytes content);
+/* How a task that may be forgotten ended: UNKNOWN when it is not known (any more). */
+mh_sched_outcome mh__job_outcome(const mh_controller *c, mh_bytes msg_id, mh_sched_worker *where);
+void mh__job_at_engine(mh__job *r, mh__engine *e); /* NULL: nowhere */
+void mh__jobs_fini(mh_controller *c);
+
+static inline mh_bytes mh__kept_frame(const mh__kept *k, size_t n)
+{
+    size_t i = k->at + n;
+    return k->parcel && i < mh__parcel_count(k->parcel) ? mh__parcel_frames(k->parcel)[i] : (mh_bytes){NULL, 0};
+}
+static inline mh_bytes mh__kept_header(const mh__kept *k) { return mh__kept_frame(k, 2); }
+static inline mh_bytes mh__kept_parent(const mh__kept *k) { return mh__kept_frame(k, 3); }
+static inline mh_bytes mh__kept_metadata(const mh__kept *k) { return mh__kept_frame(k, 4); }
+static inline mh_bytes mh__kept_content(const mh__kept *k) { return mh__kept_frame(k, 5); }
+static inline size_t mh__kept_buffer_count(const mh__kept *k)
+{
+    return k->parcel ? mh__parcel_count(k->parcel) - k->at - MH__FRAMES_SIGNED : 0;
+}
+
+/* ---- tasks.c --------------------------------------------------------------------------------- */
+
+void mh__tasks_on_request(mh__socket *s, mh__parcel *p, void *ctx);
+void mh__tasks_on_result(mh__socket *s, mh__parcel *p, void *ctx);
+/* Submit a request that is in p at `at`; its client is frame 0. p is taken. */
+void mh__tasks_submit(mh_controller *c, mh__parcel *p, const mh__incoming *in);
+void mh__tasks_abort(mh_controller *c, mh__json msg_ids);
+void mh__tasks_run(mh_controller *c); /* carry out the scheduler's actions, and set its alarm */
+void mh__tasks_wake(void *c);
+
+/* ---- relay.c, broadcast.c, hub.c ------------------------------------------------------------- */
+
+void mh__relay_mux_request(mh__socket *s, mh__parcel *p, void *ctx);
+void mh__relay_mux_result(mh__socket *s, mh__parcel *p, void *ctx);
+void mh__relay_control_request(mh__socket *s, mh__parcel *p, void *ctx);
+void mh__relay_control_result(mh__socket *s, mh__parcel *p, void *ctx);
+void mh__relay_iopub(mh__socket *s, mh__parcel *p, void *ctx);
+void mh__relay_engine_gone(mh_controller *c, mh__engine *e);
+void mh__broadcast_on_request(mh__socket *s, mh__parcel *p, void *ctx);
+void mh__broadcast_on_result(mh__socket *s, mh__parcel *p, void *ctx);
+void mh__broadcast_engine_gone(mh_controller *c, mh__engine *e);
+void mh__broadcasts_fini(mh_controller *c);
+void mh__hub_on_query(mh__socket *s, mh__parcel *p, void *ctx);
+/* Whether a record is one that the query (a JSON object, Mongo's operators) means. errors: INVALID names the operator. */
+mh_err mh__query_match(const mh_controller *c, const mh__job *r, mh__json query, bool *match);
+/* A field of a record as JSON, in `scratch` where it is not there as such. errors: NO_MEMORY; NOT_FOUND no such field. */
+mh_err mh__query_field(const mh_controller *c, const mh__job *r, const char *name, mh_buf *scratch, mh__json *out);
+
+#endif

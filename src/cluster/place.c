@@ -1,0 +1,114 @@
+/* Where a controller's files lie, and what is in them. */
+#include "cluster/controller_state.h"
+
+#include "base/error.h"
+#include "os/file.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static mh_err path_of(mh_controller *c, const char *role, char *out, size_t capacity)
+{
+    const char *id = c->options.cluster_id ? c->options.cluster_id : "";
+    int size = snprintf(out, capacity, "%s/security/ipcontroller%s%s-%s.json", c->options.folder, *id ? "-" : "", id, role);
+    return size < 0 || (size_t)size >= capacity ? mh__fail(MH_ERR_INVALID, "the path of the connection files is too long") : MH_OK;
+}
+
+static mh_err read_file(const char *path, bool is_engine, mh__connection *out)
+{
+    mh_buf *text = NULL;
+    mh_err err = mh__os_file_read_private(&text, path, MH__CONNECTION_FILE_MAX);
+    if (!err)
+        err = mh__connection_read((mh_bytes){mh_buf_data(text), mh_buf_size(text)}, out);
+    if (!err && out->is_engine != is_engine)
+        err = mh__fail(MH_ERR_CORRUPT, "%s is for the other side", path);
+    mh_buf_destroy(&text);
+    return err;
+}
+
+/* Ports and key of the last time, where both files are there and belong together. */
+static mh_err reuse(mh_controller *c)
+{
+    mh__connection engine, client;
+    mh_err err = read_file(c->engine_path, true, &engine);
+    if (!err)
+        err = read_file(c->client_path, false, &client);
+    if (err == MH_ERR_NOT_FOUND)
+        return MH_OK;
+    if (err)
+        return err;
+    if (strcmp(engine.key, client.key) || engine.registration != client.registration || engine.broadcast_count != 1)
+        return mh__fail(MH_ERR_CORRUPT, "%s and %s do not belong together, or are another controller's", c->engine_path, c->client_path);
+    c->engine_file = engine;
+    c->client_file = client;
+    return MH_OK;
+}
+
+static void fill(mh_controller *c, mh__connection *f, bool is_engine, const char *ssh)
+{
+    f->is_engine = is_engine;
+    f->broadcast_count = 1;
+    snprintf(f->interface_, sizeof f->interface_, "tcp://%s", c->options.ip && *c->options.ip ? c->options.ip : "127.0.0.1");
+    if (c->options.location)
+        snprintf(f->location, sizeof f->location, "%s", c->options.location);
+    else if (!*f->location)
+        mh__os_host_name(f->location, sizeof f->location);
+    if (ssh)
+        snprintf(f->ssh, sizeof f->ssh, "%s", ssh);
+    snprintf(f->pack, sizeof f->pack, "json");
+    snprintf(f->unpack, sizeof f->unpack, "json");
+    snprintf(f->signature_scheme, sizeof f->signature_scheme, "hmac-sha256");
+}
+
+mh_err mh__place_prepare(mh_controller *c)
+{
+    static const char *const schemes[] = {"leastload", "lru", "twobin", "weighted", "plainrandom", "pure"};
+    char folder[512];
+    mh_err err = path_of(c, "client", c->client_path, sizeof c->client_path);
+    if (!err)
+        err = path_of(c, "engine", c->engine_path, sizeof c->engine_path);
+    if (err)
+        return err;
+    if (c->options.reuse)
+        err = reuse(c);
+    fill(c, &c->engine_file, true, c->options.engine_ssh);
+    fill(c, &c->client_file, false, c->options.ssh);
+    /* clients stop submitting tasks themselves where a "pure" scheduler lost its engines: ours never needs that */
+    snprintf(c->client_file.task_scheme, sizeof c->client_file.task_scheme, "%s",
+             schemes[c->options.policy == MH_SCHED_PURE ? MH_SCHED_LRU : c->options.policy]);
+    snprintf(folder, sizeof folder, "%s/security", c->options.folder);
+    return err ? err : mh__os_folder_make(folder);
+}
+
+static mh_err write_file(const char *path, const mh__connection *f)
+{
+    mh_buf *text = NULL;
+    mh_err err = mh_buf_create(&text, 0);
+    if (!err)
+        err = mh__connection_write(f, text);
+    if (!err)
+        err = mh__os_file_write_private(path, (mh_bytes){mh_buf_data(text), mh_buf_size(text)});
+    if (text && mh_buf_size(text))
+        mh__secret_clear(mh_buf_data(text), mh_buf_size(text));
+    mh_buf_destroy(&text);
+    return err;
+}
+
+mh_err mh__place_publish(mh_controller *c)
+{
+    mh_err err = write_file(c->engine_path, &c->engine_file);
+    c->wrote_files = !err;
+    if (!err)
+        err = write_file(c->client_path, &c->client_file);
+    if (!err)
+        mh__log(c, MH_LOG_INFO, "connection files: %s and %s", c->client_path, c->engine_path);
+    return err;
+}
+
+void mh__place_remove(mh_controller *c)
+{
+    if (!c->wrote_files || c->options.reuse)
+        return;
+    (void)!mh__os_file_unlink(c->client_path);
+    (void)!mh__os_file_unlink(c->engine_path);
+}
