@@ -35,7 +35,8 @@ class ForkPopen:
 
     def _launch(self, process_obj: Any) -> None:
         parent = os.getpid()
-        self._handle = _core.Process.fork(lambda: run_child(lambda: process_obj._bootstrap(parent_sentinel=watch_parent(parent))))
+        self._handle = _core.Process.fork(lambda: run_child(lambda: process_obj._bootstrap(parent_sentinel=watch_parent(parent))),
+                                          survive_parent=not process_obj.daemon)
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         return self.wait(0 if flag == os.WNOHANG else None)
@@ -113,7 +114,7 @@ class SpawnPopen(ForkPopen):
         self.finalizer = util.Finalize(self, os.close, (parent_w,))  # until then the child's pipe stays open: its parent lives
         try:
             command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=child_r)
-            self._handle = _core.Process.spawn(command, [*self._fds, child_r])
+            self._handle = _core.Process.spawn(command, [*self._fds, child_r], survive_parent=not process_obj.daemon)
         except BaseException:
             self.finalizer()
             raise
@@ -141,6 +142,7 @@ class ForkServerPopen(ForkPopen):
     def _launch(self, process_obj: Any) -> None:
         from . import forkserver
 
+        process_obj._outlives = not process_obj.daemon
         data = dump_process(process_obj, self)
         child_r, parent_w = os.pipe()
         self.finalizer = util.Finalize(self, os.close, (parent_w,))

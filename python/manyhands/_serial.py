@@ -175,8 +175,7 @@ class Names:
         """Whether workers find this very object under its name."""
         module = getattr(function, "__module__", None)
         if module != "__main__":
-            spec = getattr(sys.modules.get(module or "builtins"), "__spec__", None)
-            return spec is not None or module in self._modules
+            return module in self._modules or _is_found(module or "builtins")
         name = function.__qualname__.partition(".")[0]
         kept = self._kept.get(name)
         return kept is not None and kept() is getattr(sys.modules["__main__"], name, None)
@@ -185,6 +184,48 @@ class Names:
         """Whether it is certain that forked workers have it: it was in __main__ then, under its name, and is still."""
         kept = self._kept.get(function.__qualname__)
         return function.__module__ == "__main__" and kept is not None and kept() is function
+
+
+def _dump_module_by_value(function: Any) -> bytes | None:
+    """By value, with what it uses of its module, though that is to be found here: the module may have been made at run time."""
+    import cloudpickle
+
+    module = sys.modules.get(getattr(function, "__module__", None) or "builtins")
+    name = module.__name__ if module is not None else "__main__"
+    if name in ("__main__", "builtins") or name in cloudpickle.list_registry_pickle_by_value():
+        return _dump_by_value(function)
+    try:
+        cloudpickle.register_pickle_by_value(module)
+    except ValueError:  # it goes by another name
+        return _dump_by_value(function)
+    try:
+        return _dump_by_value(function)
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+def _is_found(module: str) -> bool:
+    """Whether an interpreter with this one's path would find the module, and not only those that have it."""
+    from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
+
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    if spec is None:
+        return False
+    parent = module.rpartition(".")[0]
+    path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
+    if parent and (path is None or not _is_found(parent)):
+        return False
+    try:
+        found: Any = BuiltinImporter.find_spec(module) or FrozenImporter.find_spec(module) or PathFinder.find_spec(module, path)
+    except Exception:
+        return True  # a finder that fails: the worker will tell
+    return found is not None and (found.origin == spec.origin or not spec.origin) or _has_own_finder()
+
+
+def _has_own_finder() -> bool:
+    # Import hooks of the program's, of which we cannot know what they would find.
+    usual = {"BuiltinImporter", "FrozenImporter", "PathFinder", "DistutilsMetaFinder", "_SixMetaPathImporter"}
+    return any(getattr(finder, "__name__", type(finder).__name__) not in usual for finder in sys.meta_path)
 
 
 def dump_function(function: Any, names: Names) -> tuple[bytes, bool]:
@@ -200,7 +241,7 @@ def dump_function(function: Any, names: Names) -> tuple[bytes, bool]:
     if pure and by_name is not None and not names.keeps(function):
         fingerprint = _fingerprint(function)
     if by_name is None or (pure and not names.serves(function)):
-        by_value = _dump_by_value(function)
+        by_value = _dump_module_by_value(function)
     if by_name is None and by_value is None:
         assert problem is not None
         raise problem

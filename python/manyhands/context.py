@@ -23,7 +23,7 @@ __all__: list[str] = []
 
 
 class _ParentProcess(_process._ParentProcess):  # type: ignore[misc]
-    """The parent as its child sees it. A child of ours is killed when its parent ends, unless it has looked how its parent is:
+    """The parent as its child sees it. A daemonic child of ours is killed when its parent is, unless it has looked how its parent is:
     then it has plans for that."""
 
     def _outlive(self) -> None:
@@ -77,6 +77,8 @@ class _Start:
         _core.shm_root(getattr(self, "_tree_root", 0))
         if method != "fork":
             _share_cores(self._cores)
+        if getattr(self, "_outlives", False):
+            _core.survive_parent()  # only daemons end with a killed parent; by the other methods they begin so
         return super()._bootstrap(parent_sentinel)  # type: ignore[misc, no-any-return]
 
     @staticmethod

@@ -357,15 +357,6 @@ def test_join_waits_for_callbacks():
 # ---- lazy iteration ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
-def test_lazy_never_runs_far_ahead(pool, method):
-    pulled = itertools.count()
-    it = getattr(pool, method)(square, (next(pulled) for _ in itertools.count()))
-    got = [next(it) for _ in range(10)]
-    assert len(got) == 10
-    assert next(pulled) < 1000  # the standard library has pulled 15,000 by now, and goes on
-
-
 def test_lazy_window_is_small_for_slow_consumers(pool):
     pulled = []
     it = pool.imap(square, (pulled.append(i) or i for i in itertools.count()))

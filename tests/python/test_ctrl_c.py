@@ -209,43 +209,6 @@ def test_while_tasks_end_quickly(tmp_path):
             check(program, began)
 
 
-def test_caught_and_gone_on(tmp_path):
-    """Who catches it may use the pool again, and has the results that were on their way."""
-    with Program(tmp_path, """
-        import fcntl
-        import manyhands
-        path = os.environ["MH_TEST_TOLD"] + ".gate"
-        def wait(x):
-            with open(path) as file:
-                fcntl.flock(file, fcntl.LOCK_SH)
-                return x
-        def square(x):
-            return x * x
-        if __name__ == "__main__":
-            gate = open(path, "w")
-            fcntl.flock(gate, fcntl.LOCK_EX)
-            pool = manyhands.Pool(2)
-            result = pool.apply_async(wait, ("open",))
-            it = pool.imap(wait, range(3))
-            for call in (result.get, result.wait, lambda: next(it), lambda: pool.apply(wait, (1,)), lambda: pool.map(wait, range(50), 1)):
-                try:
-                    tell("now")
-                    call()
-                    tell("not interrupted")
-                except KeyboardInterrupt:
-                    tell("caught")
-            fcntl.flock(gate, fcntl.LOCK_UN)
-            print(result.get(), pool.map(square, range(5)), list(it))
-            pool.close()
-            pool.join()
-        """) as program:
-        for _ in range(5):
-            assert program.hear() == "now"
-            program.interrupt()
-            assert program.hear() == "caught"
-        assert program.wait(20) == 0 and program.out == "open [0, 1, 4, 9, 16] [0, 1, 2]\n" and program.err == "", (program.out, program.err)
-
-
 class Interrupted:
     def __call__(self, x: int) -> int:
         return x

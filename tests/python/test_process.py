@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from helpers import eventually, is_running, run_program
+from helpers import is_running, run_program
 
 import manyhands
 
@@ -217,43 +217,6 @@ def test_default_start_method_with_threads():
     """)
     assert done.stdout.splitlines() == ["fork None", "forkserver", "fork", "spawn", "context has already been set", "fork ['fork', 'spawn', 'forkserver']",
                                         "cannot find context for 'nonsense'"], done
-
-
-def test_lock_held_by_a_thread_does_not_hang_children():
-    """In the standard library's default a fork copies the held lock, and tasks wait for it for ever."""
-    done = run_program("""
-        import threading, manyhands
-        lock = threading.Lock()
-        def task(x):
-            with lock:
-                return x
-        if __name__ == "__main__":
-            stop, held = threading.Event(), threading.Event()
-            def hold():
-                with lock:
-                    held.set()
-                    stop.wait()
-            t = threading.Thread(target=hold)
-            t.start()
-            held.wait()
-            with manyhands.Pool(2) as p:
-                print(p.map(task, range(4)))
-            stop.set()
-            t.join()
-    """, timeout=30)
-    assert done.stdout == "[0, 1, 2, 3]\n", done
-
-
-def test_children_die_with_their_parent():
-    import subprocess
-
-    program = "import manyhands, time\np = manyhands.Process(target=time.sleep, args=(100,))\np.start()\nprint(p.pid, flush=True)\ntime.sleep(100)\n"
-    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    pid = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
-    eventually(lambda: not is_running(pid), 1)
 
 
 def test_daemons_end_and_others_are_joined_at_exit():
