@@ -156,6 +156,7 @@ class _Spawning:
 def main() -> None:
     """The program of an exec'ed worker ("worker") or of a pool's fork server ("server")."""
     socket, role, path = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    os.set_inheritable(socket, False)  # it is ours, not a program's that a task runs
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         file = open(path, "rb")

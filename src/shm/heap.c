@@ -65,7 +65,8 @@ struct mh_heap {
     uint64_t secret;
 };
 
-#define CORRUPT(...) mh__fail(MH_ERR_CORRUPT, "heap in shared memory: " __VA_ARGS__)
+/* The code once more, so that the compiler sees that it is not OK. */
+#define CORRUPT(...) ((void)mh__fail(MH_ERR_CORRUPT, "heap in shared memory: " __VA_ARGS__), MH_ERR_CORRUPT)
 #define TRY(call)            \
     do {                     \
         mh_err err_ = (call); \
