@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import threading
 from multiprocessing import context as _std
+from multiprocessing import reduction as reduction
+from multiprocessing.context import assert_spawning, get_spawning_popen, set_spawning_popen
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Callable, Iterable
 

@@ -9,12 +9,13 @@ import pickle
 import signal
 import sys
 import threading
+from multiprocessing.forkserver import connect_to_new_process, get_inherited_fds
 from typing import Any
 
 from . import _core
 from ._std import process, resource_tracker, run_child, spawn, util
 
-__all__ = ["ensure_running", "set_forkserver_preload"]
+__all__ = ["connect_to_new_process", "ensure_running", "get_inherited_fds", "set_forkserver_preload"]
 
 _lock = threading.Lock()
 _server: _core.ForkServer | None = None
