@@ -45,11 +45,13 @@ if stage "build" build; then
         stage "C tests" tools/c_tests.sh build "$results/c.json" --no-suite long
         stage "Python tests" python_tests -m "not long"
         stage "conformance" conformance -m "not long"
+        stage "other Pythons" tools/versions.sh short
         stage "sanitizers" tools/sanitize.sh "$results"
     else
         stage "C tests" tools/c_tests.sh build "$results/c.json"
         stage "Python tests" python_tests
         stage "conformance" conformance
+        stage "other Pythons" tools/versions.sh
         stage "sanitizers" tools/sanitize.sh "$results"
         stage "valgrind" tools/valgrind.sh
         stage "fuzzing" tools/fuzz.sh

@@ -21,8 +21,12 @@ RUN = "RUN"
 CLOSE = "CLOSE"
 TERMINATE = "TERMINATE"
 
-ApplyResult = AsyncResult = MapResult = _core.AsyncResult
-IMapIterator = IMapUnorderedIterator = _core.IMapIterator
+# One line each, so that type checkers take them for types.
+AsyncResult = _core.AsyncResult
+ApplyResult = _core.AsyncResult
+MapResult = _core.AsyncResult
+IMapIterator = _core.IMapIterator
+IMapUnorderedIterator = _core.IMapIterator
 
 _Retries = int | tuple[int, int] | tuple[int, int, int]
 

@@ -51,6 +51,29 @@ def test_mypy_strict():
     assert done.returncode == 0, done.stdout
 
 
+# What stubtest cannot see: that a type in C may be subclassed beside others only as PEP 800 says, which older type checkers do not
+# know how to write; and that an object has a buffer, before CPython 3.12.
+UNSEEN = ["manyhands._core.Pool", "manyhands._core.Segment.__buffer__"]
+
+
+def test_stub_says_what_the_extension_does(tmp_path):
+    pytest.importorskip("mypy")
+    (tmp_path / "allowed").write_text("\n".join(UNSEEN))
+    done = subprocess.run([sys.executable, "-m", "mypy.stubtest", "manyhands._core", "--allowlist", "allowed", "--ignore-unused-allowlist"],
+                          capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_public_interface_is_typed():
+    """typed_use.py uses it as programs do: mypy accepts it, finds the types that it names, and it runs."""
+    pytest.importorskip("mypy")
+    program = Path(__file__).parent / "typed_use.py"
+    done = subprocess.run([sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", os.devnull, program], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stdout
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
 def test_typed():
     assert (FOLDER / "py.typed").exists()
 
