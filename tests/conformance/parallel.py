@@ -141,6 +141,7 @@ class Run:
         self._lock = threading.Lock()  # of the queue
         self._stopped = False
         self.failure: BaseException | None = None  # of the harness itself
+        self.altered: dict[str, str] = {}  # classes that left something behind, as CPython's tests find it, and what they printed
         self._threads = [threading.Thread(target=self._work) for _ in range(jobs)]
         for thread in self._threads:
             thread.start()
@@ -188,6 +189,7 @@ class Run:
         runner = runner or Runner(suite, self._bound, self._standard)
         runner.give(list(left.values()))
         current, since = "", runner.position()
+        begin = since
         held: Outcome | None = None  # the last result waits for what the class itself ends with
         fixture: Outcome | None = None
         while True:
@@ -211,6 +213,8 @@ class Run:
                 held = Outcome(held.test, "failed", f"{fixture.text}\n{held.text}", held.seconds)
             self._report(held)
         if message is not None:
+            if message["altered"]:
+                self.altered[f"{suite}::{kind}"] = runner.output(begin)
             fixture = fixture or Outcome("", "failed", "the test was not run")
             while left:  # the class did not begin
                 self._report(Outcome(left.popitem()[1], fixture.outcome, fixture.text))

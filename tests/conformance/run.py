@@ -67,9 +67,12 @@ def main() -> int:
             print(f"{outcome.test} ... {outcome.outcome} ({outcome.seconds:.2f} s){reason}", flush=True)
 
     began = time.monotonic()
-    parallel.Run(tests, report, options.jobs, options.bound, options.standard).wait()
+    run = parallel.Run(tests, report, options.jobs, options.bound, options.standard)
+    run.wait()
     for outcome in failed:
         print(f"\n==== {outcome.test} ====\n{outcome.text}")
+    for kind, output in run.altered.items():
+        print(f"\n---- left something behind: {kind} ----\n{output}")
     print(f"{count['passed']} passed, {count['failed']} failed, {count['skipped']} skipped in {time.monotonic() - began:.0f} s")
     return 1 if failed or not count["passed"] else 0
 
