@@ -19,6 +19,7 @@ import suites
 
 BOUND = 120.0  # seconds for one test, unless told otherwise
 START_BOUND = 120.0  # for a runner to come up, and for fixtures of classes
+JOBS = (os.cpu_count() or 1) + 1  # the tests sleep more than they work
 
 
 @dataclass
@@ -130,7 +131,7 @@ class Runner:
 class Run:
     """Tests that are being run, class by class, in `jobs` runners; `report` hears of each, from any thread."""
 
-    def __init__(self, tests: Iterable[str], report: Callable[[Outcome], None], jobs: int = 2, bound: float = BOUND, standard: bool = False) -> None:
+    def __init__(self, tests: Iterable[str], report: Callable[[Outcome], None], jobs: int = JOBS, bound: float = BOUND, standard: bool = False) -> None:
         self._report = report
         self._bound = bound
         self._standard = standard

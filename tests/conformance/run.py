@@ -25,7 +25,7 @@ def parse() -> argparse.Namespace:
                         help="only tests whose suite::Class::test contains PATTERN, or matches it if it has a *; an underscore before Test is dropped; may be repeated")
     parser.add_argument("--short", action="store_true", help="only what `make check` runs")
     parser.add_argument("--bound", type=float, default=parallel.BOUND, help="seconds for one test (default: %(default).0f)")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=parallel.JOBS)
     parser.add_argument("--standard", action="store_true", help="let the standard library answer: what does it do with the same tests?")
     parser.add_argument("--all", action="store_true", help="run those of not_applicable.txt, too")
     parser.add_argument("--list", action="store_true", help="print the names only")

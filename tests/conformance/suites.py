@@ -66,12 +66,20 @@ def list_tests(names: Sequence[str], standard: bool = False) -> list[str]:
     return found
 
 
+# Of these, only what is given to children depends on how they start, and other tests give it to them.
+_ALIKE = ("TestBarrier", "TestCondition", "TestEvent", "TestFinalize", "TestHeap", "TestListener", "TestPool", "TestPoll", "TestSemaphore", "TestImportStar",
+          "TestManagerRestart", "TestTimeouts", "TestWait", "MiscTestCase", "TestStdinBadfiledescriptor", "OtherTest")
+
+
 def is_short(test: str) -> bool:
-    """Whether `make check` runs it: all of fork; of the others the classes whose behaviour depends on the start method."""
+    """Whether `make check` runs it: all of fork, and of the others the classes whose behaviour depends on the start method."""
     suite, kind, _ = test.split("::")
     if suite in ("fork", "main"):
         return True
-    return False
+    if suite == "futures":
+        return not any(method in kind for method in ("Spawn", "Forkserver")) or "Shutdown" in kind or "Initializer" in kind
+    kind = kind.replace("WithProcesses", "")
+    return not kind.startswith(("WithThreads", "WithManager", *_ALIKE))
 
 
 def child_environment(standard: bool = False) -> dict[str, str]:
