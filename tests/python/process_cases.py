@@ -506,13 +506,15 @@ def descriptors_do_not_grow() -> Any:
 def join_of_a_process_of_another() -> Any:
     if method != "fork":
         return ""
-    p = ctx.Process(target=nothing)
+    hold, held = ctx.Pipe()
+    p = ctx.Process(target=held.recv)  # it runs meanwhile: of one that has ended q would know that
     p.start()
     r, w = ctx.Pipe(False)
     q = ctx.Process(target=try_to_use, args=(w, p))
     q.start()
     answer = r.recv()
     q.join(SOON)
+    hold.send("go")
     p.join(SOON)
     return answer, p.exitcode
 
