@@ -174,7 +174,9 @@ def death(warm, count=20):
 
 def all_rows(workers):
     """Yields each row with its pools warm, and stops them before the next. Starts come first, while this process is small."""
-    for make in (start_and_stop, processes, squares, small_tasks, submitted, round_trip, arrays, death):
+    from rows_futures import FUTURES  # which needs what is above
+
+    for make in (start_and_stop, processes, squares, small_tasks, submitted, round_trip, arrays, death, *FUTURES):
         warm = c.Warm(workers)
         try:
             yield from make(warm)

@@ -17,7 +17,7 @@ from manyhands import _core
 FOLDER = Path(manyhands.__file__).parent
 
 
-@pytest.mark.parametrize("module", ["manyhands", "manyhands.pool", "manyhands.context", "manyhands.forkserver", "manyhands.queues", "manyhands.connection", "manyhands._errors", "manyhands._serial"])
+@pytest.mark.parametrize("module", ["manyhands", "manyhands.pool", "manyhands.context", "manyhands.forkserver", "manyhands.queues", "manyhands.connection", "manyhands._errors", "manyhands._serial", "manyhands.futures", "manyhands.asyncio", "manyhands.joblib"])
 def test_examples_in_docstrings(module):
     found = importlib.import_module(module)
     result = doctest.testmod(found, optionflags=doctest.ELLIPSIS)
