@@ -162,7 +162,7 @@ static mh_err enter(const mh__ring *r, mh_mutex *m, mh_deadline until, const _At
 typedef struct wait {
     mh__ring *r;
     mh__bell *bell;
-    _Atomic int64_t *spin_ns;
+    _Atomic uint32_t *luck; /* how spinning has gone lately */
     bool (*is_ready)(const struct wait *w);
     uint64_t units, items;  /* room wanted */
     uint64_t stream;        /* value of the word stream that makes this wait worth while; 0: any */
@@ -189,9 +189,33 @@ static bool items_are_ready(const wait *w)
     return stream >> STATE_BITS != w->stream >> STATE_BITS || (stream & STATE_MASK) == IDLE;
 }
 
-static bool spin(const wait *w, int64_t start)
+/* Spinning pays as long as it finds something: on idle cores it spares two switches, on busy ones it keeps the core from who is waited for. So each
+ * spin in vain doubles the number of waits that go without, up to LEVEL_MAX; one that finds something undoes all of it. */
+enum { LEVEL_MAX = 7, LEVEL_BITS = 4, LEVEL_MASK = (1 << LEVEL_BITS) - 1 };
+
+/* Whether to spin this time. Races between threads only cost a spin. */
+static bool is_lucky(const wait *w)
 {
-    int64_t budget = w->r->spins ? atomic_load_explicit(w->spin_ns, memory_order_relaxed) : 0;
+    uint32_t luck = atomic_load_explicit(w->luck, memory_order_relaxed);
+    if (!w->r->spins)
+        return false;
+    if (luck >> LEVEL_BITS == 0)
+        return true;
+    atomic_store_explicit(w->luck, luck - (1 << LEVEL_BITS), memory_order_relaxed);
+    return false;
+}
+
+static void learn(const wait *w, bool found)
+{
+    uint32_t luck = atomic_load_explicit(w->luck, memory_order_relaxed), level = MH__MIN((luck & LEVEL_MASK) + 1, (uint32_t)LEVEL_MAX);
+    uint32_t next = found ? 0 : ((1u << level) - 1) << LEVEL_BITS | level;
+    if (next != luck)
+        atomic_store_explicit(w->luck, next, memory_order_relaxed);
+}
+
+static bool look_for_a_while(const wait *w, int64_t budget)
+{
+    int64_t start = budget ? mh_now() : 0;
     int pause = 1; /* grows: looking all the time would take the line away from who is about to write it */
     do {
         for (int i = 0; i < 4; i++) {
@@ -205,13 +229,13 @@ static bool spin(const wait *w, int64_t start)
     return false;
 }
 
-/* Spinning pays when a short wait is likely, and that is judged by the last wait: a sleep that ended soon would have been spared by spinning. */
-static void learn(const wait *w, int64_t waited_ns)
+static bool spin(const wait *w)
 {
-    int64_t budget = atomic_load_explicit(w->spin_ns, memory_order_relaxed);
-    int64_t next = waited_ns < 3 * SPIN_MAX_NS ? SPIN_MAX_NS : budget / 2;
-    if (next != budget)
-        atomic_store_explicit(w->spin_ns, next, memory_order_relaxed);
+    if (!is_lucky(w))
+        return look_for_a_while(w, 0);
+    bool found = look_for_a_while(w, SPIN_MAX_NS);
+    learn(w, found);
+    return found;
 }
 
 /* A dead holder of push_lock leaves a stream behind that nobody will finish: end it, as the next producer would. */
@@ -254,12 +278,7 @@ static mh_err wait_until(const wait *w, mh_deadline until)
         return MH_OK;
     if (until == MH_NOW)
         return is_cut_off(w) ? w->is_ready(w) ? MH_OK : cut_off() : MH_ERR_TIMEOUT;
-    int64_t start = mh_now();
-    if (spin(w, start))
-        return MH_OK;
-    mh_err err = sleep_for(w, until);
-    learn(w, mh_now() - start);
-    return err;
+    return spin(w) ? MH_OK : sleep_for(w, until);
 }
 
 /* The same in the middle of a stream, where giving up costs more than waiting a little. */
@@ -276,7 +295,7 @@ static mh_err wait_stubbornly(const wait *w, mh_deadline until)
 
 static mh_err wait_for_room(mh__ring *r, uint64_t units, uint64_t stream, mh_deadline until)
 {
-    wait w = {.r = r, .bell = &r->s->room, .spin_ns = &r->push_spin_ns, .is_ready = room_is_ready,
+    wait w = {.r = r, .bell = &r->s->room, .luck = &r->push_luck, .is_ready = room_is_ready,
               .units = units, .items = stream ? 0 : 1, .stream = stream};
     atomic_store_explicit(&r->s->wanted_units, MH__MAX(units, r->units / 4), memory_order_relaxed);
     return stream ? wait_stubbornly(&w, until) : wait_until(&w, until);
@@ -284,7 +303,7 @@ static mh_err wait_for_room(mh__ring *r, uint64_t units, uint64_t stream, mh_dea
 
 static mh_err wait_for_items(mh__ring *r, uint64_t stream, mh_deadline until)
 {
-    wait w = {.r = r, .bell = &r->s->items, .spin_ns = &r->pop_spin_ns, .is_ready = items_are_ready,
+    wait w = {.r = r, .bell = &r->s->items, .luck = &r->pop_luck, .is_ready = items_are_ready,
               .stream = stream, .checks_producer = stream != 0};
     return stream ? wait_stubbornly(&w, until) : wait_until(&w, until);
 }
@@ -328,8 +347,6 @@ mh_err mh__ring_attach(mh__ring *r, mh__ring_shared *s, unsigned char *data, uin
     *r = (mh__ring){.s = s, .data = data, .capacity = capacity, .units = capacity / UNIT, .max_items = max_items,
                     .max_message = max_message, .chunk = MH__MIN(capacity / 4, (uint64_t)CHUNK_MAX), .memory = -1,
                     .door = {.ring = -1, .eat = -1}, .grace_ns = GRACE_NS, .spins = mh__os_usable_cores() > 1};
-    atomic_store(&r->push_spin_ns, SPIN_MAX_NS);
-    atomic_store(&r->pop_spin_ns, SPIN_MAX_NS);
     return MH_OK;
 }
 
@@ -1034,6 +1051,6 @@ static bool all_is_done(const wait *w) { return mh__ring_count_unfinished(w->r) 
 
 mh_err mh__ring_join(mh__ring *r, mh_deadline until)
 {
-    wait w = {.r = r, .bell = &r->s->joined, .spin_ns = &r->pop_spin_ns, .is_ready = all_is_done};
+    wait w = {.r = r, .bell = &r->s->joined, .luck = &r->pop_luck, .is_ready = all_is_done};
     return wait_until(&w, until);
 }

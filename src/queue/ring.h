@@ -63,7 +63,7 @@ typedef struct mh__door {
 } mh__door;
 enum { MH__DOOR_TOKEN = 0xa5 }; /* the byte that is a token in a socket */
 
-/* A process's view. All but spin_ns is constant after attaching. */
+/* A process's view. All but the luck is constant after attaching. */
 typedef struct mh__ring {
     mh__ring_shared *s;
     unsigned char *data;
@@ -76,7 +76,7 @@ typedef struct mh__ring {
     void *ctx;
     int64_t grace_ns;
     bool spins;
-    _Atomic int64_t push_spin_ns, pop_spin_ns;
+    _Atomic uint32_t push_luck, pop_luck;
 } mh__ring;
 
 /* Where a popped message goes: `place` returns room for `size` bytes, or says why not. */
