@@ -128,11 +128,16 @@ static mh_err pop(mhpy_channel *c, mh_deadline until, void *ctx)
     return t->too_large ? MH_OK : err;
 }
 
-/* Memory of its own for a message of this size, in the shape in which it will be kept. */
+/* Room for a message of this size: the place that was asked for where it fits, else memory of its own in the shape in which it will be kept. */
 static bool make_room(taking *t)
 {
     mhpy_incoming *m = t->m;
     Py_CLEAR(m->owner);
+    if (m->place && m->size <= m->place_size && (m->tag == MHPY_RAW || m->tag == MHPY_PICKLED)) {
+        t->room = m->place;
+        t->capacity = m->place_size;
+        return true;
+    }
     if (m->tag == MHPY_BESIDE) {
         m->owner = mhpy_buffer_create(m->size, &t->room);
     } else {
@@ -143,11 +148,11 @@ static bool make_room(taking *t)
     return m->owner;
 }
 
-/* Somebody else had taken the message that the room was made for, and what came is smaller or of another shape. */
-static bool fit_room(taking *t, uint32_t tag, size_t size)
+/* Somebody else had taken the message that the memory was made for, and what came is smaller or of another shape. */
+static bool fit_owner(taking *t, uint32_t tag)
 {
     mhpy_incoming *m = t->m;
-    if (m->size == size && (m->tag == MHPY_BESIDE) == (tag == MHPY_BESIDE))
+    if (m->size == t->capacity && (m->tag == MHPY_BESIDE) == (tag == MHPY_BESIDE))
         return true;
     PyObject *old = m->owner;
     const unsigned char *from = t->room;
@@ -159,20 +164,28 @@ static bool fit_room(taking *t, uint32_t tag, size_t size)
     return ok;
 }
 
-mhpy_wait mhpy_channel_pop(mhpy_channel *c, mhpy_incoming *m, mh_deadline until)
+mhpy_wait mhpy_channel_pop_into(mhpy_channel *c, mhpy_incoming *m, unsigned char *place, size_t place_size, mh_deadline until)
 {
     taking t = {.m = m, .room = m->space, .capacity = sizeof m->space};
     m->owner = NULL;
+    m->place = place;
+    m->place_size = place_size;
+    m->tag = MHPY_RAW;
     for (;;) {
-        uint32_t tag = m->owner ? m->tag : 0;
+        uint32_t tag = m->tag;
         mhpy_wait end = mhpy_channel_call(c, pop, &t, until);
         if (end == MHPY_DONE && t.too_large && make_room(&t))
             continue;
-        if (end == MHPY_DONE && !t.too_large && (!m->owner || fit_room(&t, tag, t.capacity))) {
+        if (end == MHPY_DONE && !t.too_large && (!m->owner || fit_owner(&t, tag))) {
             m->at = t.room;
             return MHPY_DONE;
         }
         Py_CLEAR(m->owner);
         return end == MHPY_DONE ? MHPY_ERROR : end;
     }
+}
+
+mhpy_wait mhpy_channel_pop(mhpy_channel *c, mhpy_incoming *m, mh_deadline until)
+{
+    return mhpy_channel_pop_into(c, m, NULL, 0, until);
 }

@@ -35,12 +35,14 @@ bool mhpy_outgoing_write(mhpy_outgoing *m, PyObject *object);
 void mhpy_outgoing_raw(mhpy_outgoing *m, mh_bytes bytes);
 void mhpy_outgoing_close(mhpy_outgoing *m);
 
-/* A message that has come: its bytes are private, in `space` or in memory of their own. */
+/* A message that has come: its bytes are private, in `space`, in memory of their own, or where the caller wanted them. */
 typedef struct mhpy_incoming {
     uint32_t tag;
     size_t size;
     unsigned char *at;
     PyObject *owner; /* of large ones: bytes (all of it, exactly) or, for MHPY_BESIDE, a buffer */
+    unsigned char *place; /* where large raw bytes should go if they fit, or NULL */
+    size_t place_size;
     _Alignas(64) unsigned char space[4096];
 } mhpy_incoming;
 
@@ -84,6 +86,7 @@ typedef enum mhpy_wait {
 /* Each lets go of the interpreter's lock, and runs signal handlers at least every 50 ms while it waits. The caller has seen that c is open. */
 mhpy_wait mhpy_channel_push(mhpy_channel *c, const mhpy_outgoing *m, mh_deadline until);
 mhpy_wait mhpy_channel_pop(mhpy_channel *c, mhpy_incoming *m, mh_deadline until);
+mhpy_wait mhpy_channel_pop_into(mhpy_channel *c, mhpy_incoming *m, unsigned char *place, size_t place_size, mh_deadline until);
 mhpy_wait mhpy_channel_wait(mhpy_channel *c, mh_deadline until);
 /* The same for another call on the handle. */
 typedef mh_err (*mhpy_channel_fn)(mhpy_channel *c, mh_deadline until, void *ctx);

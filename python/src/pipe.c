@@ -223,13 +223,15 @@ static PyObject *pipe_send_bytes(PyObject *self, PyObject *args, PyObject *kwarg
 /* ---- receiving ---------------------------------------------------------------------------------------------------- */
 
 /* Take one message. False with an exception set. */
-static bool take(mhpy_channel *c, mhpy_incoming *m)
+static bool take_into(mhpy_channel *c, mhpy_incoming *m, unsigned char *place, size_t place_size)
 {
-    mhpy_wait how = mhpy_channel_pop(c, m, MH_FOREVER);
+    mhpy_wait how = mhpy_channel_pop_into(c, m, place, place_size, MH_FOREVER);
     if (how == MHPY_GONE)
         PyErr_SetNone(PyExc_EOFError);
     return how == MHPY_DONE;
 }
+
+static bool take(mhpy_channel *c, mhpy_incoming *m) { return take_into(c, m, NULL, 0); }
 
 static PyObject *pipe_recv(PyObject *self, PyObject *unused)
 {
@@ -299,7 +301,8 @@ static PyObject *copy_into(const Py_buffer *view, Py_ssize_t offset, const unsig
         Py_XDECREF(bytes);
         return none;
     }
-    memcpy((char *)view->buf + offset, from, size);
+    if (from != (unsigned char *)view->buf + offset) /* it is not there yet */
+        memcpy((char *)view->buf + offset, from, size);
     return PyLong_FromSize_t(size);
 }
 
@@ -317,7 +320,7 @@ static PyObject *pipe_recv_bytes_into(PyObject *self, PyObject *args, PyObject *
         PyErr_SetString(PyExc_ValueError, "negative offset");
     } else if (offset > view.len) {
         PyErr_SetString(PyExc_ValueError, "offset too large");
-    } else if (take(c, &m)) {
+    } else if (take_into(c, &m, (unsigned char *)view.buf + offset, (size_t)(view.len - offset))) {
         if (m.tag == MHPY_RAW || m.tag == MHPY_PICKLED) {
             size = copy_into(&view, offset, m.at, m.size);
         } else {
