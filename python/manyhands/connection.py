@@ -6,7 +6,6 @@ their authentication, are the standard library's. `wait` waits for either, and f
 
 from __future__ import annotations
 
-import os
 import select
 import time
 from multiprocessing import connection as _standard
@@ -19,7 +18,6 @@ from .reduction import _duplicate, _take
 __all__ = ["Client", "Listener", "Pipe", "wait"]
 
 _Connection: Any = Connection
-os.register_at_fork(after_in_child=_core.forked)
 
 
 def __getattr__(name: str) -> Any:

@@ -4,11 +4,26 @@
 /* Counts forks that this process is the child of: the threads that were inside calls then are not in the child. */
 static uint32_t generation;
 
-PyObject *mhpy_forked(PyObject *module, PyObject *unused)
+static PyObject *count_fork(PyObject *self, PyObject *unused)
 {
-    (void)module, (void)unused;
+    (void)self, (void)unused;
     generation++;
     Py_RETURN_NONE;
+}
+static PyMethodDef count_fork_def = {"count_fork", count_fork, METH_NOARGS, NULL};
+
+bool mhpy_watch_forks(void)
+{
+    PyObject *function = PyCFunction_New(&count_fork_def, NULL), *os = function ? PyImport_ImportModule("os") : NULL;
+    PyObject *watch = os ? PyObject_GetAttrString(os, "register_at_fork") : NULL, *names = Py_BuildValue("(s)", "after_in_child"), *done = NULL;
+    if (watch && names)
+        done = PyObject_Vectorcall(watch, &function, 0, names);
+    Py_XDECREF(done);
+    Py_XDECREF(names);
+    Py_XDECREF(watch);
+    Py_XDECREF(os);
+    Py_XDECREF(function);
+    return done;
 }
 
 /* ---- the handle's life ------------------------------------------------------------------------------------- */

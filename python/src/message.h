@@ -95,8 +95,8 @@ mhpy_wait mhpy_channel_call(mhpy_channel *c, mhpy_channel_fn fn, void *ctx, mh_d
 /* The handle goes as soon as nobody is inside a call. */
 void mhpy_channel_close(mhpy_channel *c);
 void mhpy_channel_dealloc(PyObject *self);
-/* For Python's fork hook: the child's threads are inside no call. */
-PyObject *mhpy_forked(PyObject *module, PyObject *unused);
+/* Have forks noticed: the child's threads are inside no call. Once. False with an exception set. */
+bool mhpy_watch_forks(void);
 
 extern PyType_Spec mhpy_sink_spec, mhpy_reducers_spec, mhpy_queue_spec, mhpy_simple_queue_spec, mhpy_pipe_spec;
 

@@ -75,7 +75,6 @@ static PyMethodDef methods[] = {
     {"shm_untrack", mhpy_shm_untrack, METH_VARARGS, "shm_untrack(name): let it stay."},
     {"shm_report", mhpy_shm_report, METH_VARARGS, "shm_report(fd): where to write that names were left at the end."},
     {"shm_root", mhpy_shm_root, METH_VARARGS, "shm_root(told=0): the identity of the process that began this program; a child is told it."},
-    {"forked", mhpy_forked, METH_NOARGS, "forked(): this process is a fork, and has one thread of its parent's."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -127,7 +126,7 @@ static int execute(PyObject *module)
         !add_type(module, &mhpy_segment_spec, &mhpy.segment_type) ||
         !add_type(module, &mhpy_queue_spec, &mhpy.queue_type) || !add_type(module, &mhpy_simple_queue_spec, &mhpy.simple_queue_type) ||
         !add_type(module, &mhpy_pipe_spec, &mhpy.pipe_type) || !make_type(module, &mhpy_sink_spec, &mhpy.sink_type) ||
-        !make_type(module, &mhpy_reducers_spec, &mhpy.reducers_type) ||
+        !make_type(module, &mhpy_reducers_spec, &mhpy.reducers_type) || !mhpy_watch_forks() ||
         !add_type(module, &mhpy_future_base_spec, &mhpy.future_base_type) || !add_type(module, &mhpy_executor_spec, &executor_type)) {
         memset(&mhpy, 0, sizeof mhpy);
         return -1;
