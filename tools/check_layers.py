@@ -48,7 +48,7 @@ COMPILER = re.compile(r"(?:x86|imm|emm|smm|nmm)intrin\.h|cpuid\.h|arm_acle\.h|ar
 # Libraries, each with the only place that may know it.
 LIBRARIES = {
     "zmq": "net", "zmq_utils": "net", "nettle": "net", "sqlite3": "cluster", "hwloc": "os",
-    "Python": "python", "structmember": "python", "pythread": "python",
+    "Python": "python", "structmember": "python", "marshal": "python", "pythread": "python",
 }
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.MULTILINE)

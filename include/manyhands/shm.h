@@ -117,6 +117,8 @@ MH_API MH_NODISCARD mh_err mh_shared_create(mh_shared **out, size_t size);
 MH_API MH_NODISCARD mh_err mh_shared_open(mh_shared **out, const char *name, uint32_t flags);
 /* Count one reference that is on its way. errors: CLOSED the name is gone, only forked children have the memory: send a copy. */
 MH_API MH_NODISCARD mh_err mh_shared_post(mh_shared *s);
+/* A reference arrived in a process that has it open already: take it off the count instead of opening once more. */
+MH_API void mh_shared_arrive(mh_shared *s);
 MH_API void *mh_shared_data(const mh_shared *s); /* 4096-byte aligned */
 MH_API size_t mh_shared_size(const mh_shared *s);
 MH_API const char *mh_shared_name(const mh_shared *s);

@@ -75,7 +75,7 @@ set_start_method = _default.set_start_method
 _LATER = {"CancelledError": "._errors", "SerializationError": "._errors", "MaybeEncodingError": "._errors", "RemoteTraceback": "._errors", "ThreadPool": ".pool"}
 _MODULES = frozenset((
     "asyncio", "connection", "dummy", "forkserver", "futures", "heap", "joblib", "managers", "pool", "popen_fork", "popen_forkserver",
-    "popen_spawn_posix", "process", "queues", "reduction", "resource_sharer", "resource_tracker", "shared_memory", "sharedctypes", "spawn",
+    "popen_spawn_posix", "process", "queues", "reduction", "resource_sharer", "resource_tracker", "shared_array", "shared_memory", "sharedctypes", "spawn",
     "synchronize", "util",
 ))
 

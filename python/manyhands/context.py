@@ -198,6 +198,14 @@ class BaseContext(_std.BaseContext):
 
         return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context(), **options)
 
+    def Manager(self) -> Any:
+        """A started `manyhands.managers.SyncManager`."""
+        from .managers import SyncManager
+
+        manager = SyncManager(ctx=self.get_context())
+        manager.start()
+        return manager
+
     def get_context(self, method: str | None = None) -> Any:
         """This context, or the one of the start method."""
         if method is None:

@@ -38,7 +38,7 @@
 typedef struct mhpy_state {
     PyObject *module;
     PyTypeObject *buffer_type, *process_type, *forkserver_type, *mailbox_type, *pool_type, *async_result_type, *imap_type;
-    PyTypeObject *segment_type;
+    PyTypeObject *segment_type, *proxy_channel_type;
     PyTypeObject *queue_type, *simple_queue_type, *pipe_type, *sink_type, *reducers_type;
     PyTypeObject *future_base_type, *future_type; /* the latter once manyhands.futures is imported */
     PyObject *loads;        /* _pickle.loads */
@@ -178,6 +178,10 @@ PyObject *mhpy_forkserver_serve(PyObject *module, PyObject *args);
 /* Seconds (a float or None) as a deadline. False with an exception set. */
 bool mhpy_deadline(PyObject *seconds, mh_deadline *out);
 
+/* ---- proxy.c: between a proxy and its manager ---------------------------------------------------- */
+
+extern PyType_Spec mhpy_proxy_channel_spec;
+
 /* ---- shm.c: segments with a name ------------------------------------------------------------------ */
 
 extern PyType_Spec mhpy_segment_spec;
@@ -226,8 +230,6 @@ typedef struct mhpy_pool {
     PyObject *prepare; /* workers hold its address */
     PyObject *mailbox;
     size_t workers;
-    bool traced;
-    unsigned watched;
     bool running; /* takes new calls; lazy iterators go on without */
     mh_submit_options defaults;
 } mhpy_pool;
@@ -236,13 +238,6 @@ extern PyType_Spec mhpy_pool_spec;
 
 /* Raise ValueError unless the pool takes calls. */
 bool mhpy_check_running(const mhpy_pool *p);
-/* Around what the caller spends on writing tasks and reading results, for stats and the trace. `often`: it is done for each small task, and measured
- * now and then only. */
-typedef struct mhpy_watch {
-    int64_t begin, each;
-} mhpy_watch;
-mhpy_watch mhpy_watch_begin(mhpy_pool *p, bool often);
-void mhpy_watch_end(mhpy_pool *p, mhpy_watch watch);
 /* timeout, retries and memory as the caller gave them, over the pool's own. */
 bool mhpy_submit_options(const mhpy_pool *p, PyObject *timeout, PyObject *retries, PyObject *memory, mh_submit_options *out);
 /* The shared number of a function that is a pure name; for others found is false and *blob its pickle. False with an exception set. */

@@ -123,7 +123,7 @@ static int execute(PyObject *module)
         !add_type(module, &mhpy_forkserver_spec, &mhpy.forkserver_type) || !add_type(module, &mhpy_pool_spec, &mhpy.pool_type) ||
         !add_type(module, &mhpy_async_result_spec, &mhpy.async_result_type) ||
         !add_type(module, &mhpy_mailbox_spec, &mhpy.mailbox_type) || !add_type(module, &mhpy_imap_spec, &mhpy.imap_type) ||
-        !add_type(module, &mhpy_segment_spec, &mhpy.segment_type) ||
+        !add_type(module, &mhpy_segment_spec, &mhpy.segment_type) || !add_type(module, &mhpy_proxy_channel_spec, &mhpy.proxy_channel_type) ||
         !add_type(module, &mhpy_queue_spec, &mhpy.queue_type) || !add_type(module, &mhpy_simple_queue_spec, &mhpy.simple_queue_type) ||
         !add_type(module, &mhpy_pipe_spec, &mhpy.pipe_type) || !make_type(module, &mhpy_sink_spec, &mhpy.sink_type) ||
         !make_type(module, &mhpy_reducers_spec, &mhpy.reducers_type) || !mhpy_watch_forks() ||

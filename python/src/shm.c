@@ -146,6 +146,17 @@ static PyObject *segment_post(PyObject *self, PyObject *unused)
     return err && err != MH_ERR_CLOSED ? mhpy_raise(err) : PyBool_FromLong(!err);
 }
 
+static PyObject *segment_arrive(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    segment *s = (segment *)self;
+    if (!is_open(s))
+        return NULL;
+    if (s->counted)
+        mh_shared_arrive(s->counted);
+    Py_RETURN_NONE;
+}
+
 static void close_segment(segment *s)
 {
     mh_shm *plain = s->plain;
@@ -243,6 +254,7 @@ static PyMethodDef segment_methods[] = {
     {"create_counted", segment_create_counted, METH_O | METH_CLASS, "create_counted(size): one whose last user removes its name."},
     {"open_counted", segment_open_counted, METH_VARARGS | METH_CLASS, "open_counted(name, readonly=False): become a user of it."},
     {"post", segment_post, METH_NOARGS, "post(): count a reference that is on its way; False when the name is gone, so that only a copy will do."},
+    {"arrive", segment_arrive, METH_NOARGS, "arrive(): a reference has arrived where it is open already."},
     {"close", segment_close, METH_NOARGS, "close(): unmap it here; BufferError while views are in use."},
     {"fileno", segment_fileno, METH_NOARGS, "fileno(): its descriptor."},
     {NULL, NULL, 0, NULL},

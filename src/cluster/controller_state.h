@@ -86,7 +86,6 @@ struct mh__engine {
     int connection;      /* of its registration; -1: gone */
     mh_deadline give_up; /* its connection ended: unless it says something before then, it is dead */
     int64_t beat_at;     /* when it last answered a ping, or registered */
-    bool has_beaten;
     char uuid[];
 };
 

@@ -14,8 +14,6 @@ enum { UUID_MAX = 63 };
 #define GRACE_LOCAL_NS (20 * MH_MILLISECOND)
 /* ... or wait for it to come back, where a network lies between. */
 #define GRACE_REMOTE_NS (3 * MH_SECOND)
-/* A stock engine registers first, and starts its shell, which takes seconds, before its heart. */
-#define FIRST_BEAT_NS (30 * MH_SECOND)
 
 /* ---- finding --------------------------------------------------------------------------------- */
 
@@ -237,7 +235,6 @@ void mh__engine_on_pong(mh__socket *s, mh__parcel *p, void *ctx)
     if (!e)
         return;
     e->beat_at = mh_now();
-    e->has_beaten = true;
     if (!mh__interface_is_local(c->engine_file.interface_))
         e->give_up = MH_FOREVER; /* a network that came back; on one host a pong may be older than the end */
 }
@@ -250,7 +247,7 @@ void mh__engines_beat(void *ctx)
     for (mh__list *node = c->engines.next, *after; node != &c->engines; node = after) {
         after = node->next;
         mh__engine *e = mh__list_entry(node, mh__engine, link);
-        if (now - e->beat_at > (e->has_beaten ? longest : MH__MAX(longest, FIRST_BEAT_NS)))
+        if (now - e->beat_at > longest)
             mh__engine_unregister(c, e, "its heart stopped");
     }
     int size = snprintf(text, sizeof text, "%llu", (unsigned long long)++c->pings);

@@ -210,6 +210,8 @@ mh_err mh_shared_post(mh_shared *s)
     return mh__fail(MH_ERR_CLOSED, "the name %.80s was removed when its last user closed it", mh_shm_name(s->shm));
 }
 
+void mh_shared_arrive(mh_shared *s) { take_off(s->h); }
+
 void *mh_shared_data(const mh_shared *s) { return s->data; }
 size_t mh_shared_size(const mh_shared *s) { return s->size; }
 const char *mh_shared_name(const mh_shared *s) { return mh_shm_name(s->shm); }

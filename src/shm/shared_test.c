@@ -61,6 +61,8 @@ static void a_posted_name_waits_for_its_receiver(void **state)
     mh_shared *sender = create(name, 100), *receiver = NULL;
     assert_ok(mh_shared_post(sender));
     assert_ok(mh_shared_post(sender));
+    assert_ok(mh_shared_post(sender));
+    mh_shared_arrive(sender);
     mh_shared_close(&sender);
     for (int i = 0; i < 2; i++) {
         assert_true(exists(name));
