@@ -90,7 +90,31 @@ def dump_process(process_obj: Any, popen: Any) -> memoryview:
     return buffer.getbuffer()
 
 
-class SpawnPopen(ForkPopen):
+class FreshPopen(ForkPopen):
+    """A process that has nothing of this one's memory: its process object comes through a pipe."""
+
+    def __init__(self, process_obj: BaseProcess) -> None:
+        self._fds: list[int] = []
+        super().__init__(process_obj)
+
+    def _start(self, process_obj: Any, child_r: int) -> _core.Process:
+        raise NotImplementedError
+
+    def _launch(self, process_obj: Any) -> None:
+        data = dump_process(process_obj, self)
+        child_r, parent_w = os.pipe()
+        self.finalizer = util.Finalize(self, os.close, (parent_w,))  # until then the child's pipe stays open: its parent lives
+        try:
+            self._handle = self._start(process_obj, child_r)
+        except BaseException:
+            self.finalizer()
+            raise
+        finally:
+            os.close(child_r)
+        send(parent_w, data)
+
+
+class SpawnPopen(FreshPopen):
     """A process that begins as a fresh interpreter."""
 
     method = "spawn"
@@ -98,7 +122,6 @@ class SpawnPopen(ForkPopen):
     def __init__(self, process_obj: BaseProcess) -> None:
         from multiprocessing import popen_spawn_posix
 
-        self._fds: list[int] = []
         self.DupFd: Any = vars(popen_spawn_posix)["_DupFd"]
         super().__init__(process_obj)
 
@@ -106,54 +129,32 @@ class SpawnPopen(ForkPopen):
         self._fds.append(fd)
         return fd
 
-    def _launch(self, process_obj: Any) -> None:
+    def _start(self, process_obj: Any, child_r: int) -> _core.Process:
         tracker = resource_tracker.getfd()
-        self._fds.append(tracker)
-        data = dump_process(process_obj, self)
-        child_r, parent_w = os.pipe()
-        self.finalizer = util.Finalize(self, os.close, (parent_w,))  # until then the child's pipe stays open: its parent lives
-        try:
-            command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=child_r)
-            self._handle = _core.Process.spawn(command, [*self._fds, child_r], survive_parent=not process_obj.daemon)
-        except BaseException:
-            self.finalizer()
-            raise
-        finally:
-            os.close(child_r)
-        send(parent_w, data)
+        command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=child_r)
+        return _core.Process.spawn(command, [tracker, *self._fds, child_r], survive_parent=not process_obj.daemon)
 
 
-class ForkServerPopen(ForkPopen):
+class ForkServerPopen(FreshPopen):
     """A process that the fork server forked."""
 
     method = "forkserver"
 
-    def __init__(self, process_obj: BaseProcess) -> None:
+    def __init__(self, process_obj: Any) -> None:
         from multiprocessing import popen_forkserver
 
-        self._fds: list[int] = []
         self.DupFd: Any = vars(popen_forkserver)["_DupFd"]
+        process_obj._outlives = not process_obj.daemon
         super().__init__(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:
         self._fds.append(fd)
         return len(self._fds) - 1
 
-    def _launch(self, process_obj: Any) -> None:
+    def _start(self, process_obj: Any, child_r: int) -> _core.Process:
         from . import forkserver
 
-        process_obj._outlives = not process_obj.daemon
-        data = dump_process(process_obj, self)
-        child_r, parent_w = os.pipe()
-        self.finalizer = util.Finalize(self, os.close, (parent_w,))
-        try:
-            self._handle = forkserver.fork([child_r, resource_tracker.getfd(), *self._fds])
-        except BaseException:
-            self.finalizer()
-            raise
-        finally:
-            os.close(child_r)
-        send(parent_w, data)
+        return forkserver.fork([child_r, resource_tracker.getfd(), *self._fds])
 
 
 def send(fd: int, data: memoryview) -> None:

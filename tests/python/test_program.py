@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from programs import Program, wait_for_end
@@ -14,23 +15,7 @@ pytestmark = pytest.mark.timeout(60)
 LIBRARIES = ["multiprocessing", "manyhands"]
 METHODS = ["fork", "forkserver", "spawn"]
 
-EXAMPLE = """\
-import {library} as multiprocessing
-
-def square(x):
-    return x * x
-
-if __name__ == '__main__':
-    processes = []
-    for i in range(4):
-        p = multiprocessing.Process(target=square, args=(i,))
-        p.start()
-        processes.append(p)
-    for p in processes:
-        p.join()
-    pool = multiprocessing.Pool(processes=4)
-    print("Outputs:", pool.map(square, [0, 1, 2, 3, 4]))
-"""
+EXAMPLE = (Path(__file__).parents[2] / "examples" / "first.py").read_text().replace("import manyhands", "import {library}")
 OUTPUT = "Outputs: [0, 1, 4, 9, 16]\n"
 
 
