@@ -24,7 +24,7 @@ test_version() {
     [ -x "$venv/bin/python" ] || "$2" -m venv "$venv"
     # shellcheck disable=SC2046  # lists of words
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check $(tools/toml_list.sh pyproject.toml build-system requires) \
-        $(tools/toml_list.sh pyproject.toml project dependencies) pytest pytest-timeout numpy
+        $(tools/toml_list.sh pyproject.toml project dependencies) $(tools/toml_list.sh pyproject.toml project.optional-dependencies test)
     PATH="$PWD/$venv/bin:$PATH" "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
         --force-reinstall --config-settings=build-dir="build/versions/build-3.$1" --config-settings=compile-args="-j${JOBS:-2}" .
     if [ "$mode" = short ]; then

@@ -177,19 +177,19 @@ class BaseContext(_std.BaseContext):
         """A queue between processes: see `manyhands.queues.Queue`."""
         from .queues import Queue
 
-        return Queue(maxsize, ctx=self.get_context())
+        return Queue(maxsize, ctx=self)
 
     def JoinableQueue(self, maxsize: int = 0) -> Any:
         """A queue with task_done() and join(): see `manyhands.queues.JoinableQueue`."""
         from .queues import JoinableQueue
 
-        return JoinableQueue(maxsize, ctx=self.get_context())
+        return JoinableQueue(maxsize, ctx=self)
 
     def SimpleQueue(self) -> Any:
         """A queue with no more than put, get and empty: see `manyhands.queues.SimpleQueue`."""
         from .queues import SimpleQueue
 
-        return SimpleQueue(ctx=self.get_context())
+        return SimpleQueue(ctx=self)
 
     def Pool(self, processes: int | None = None, initializer: Callable[..., object] | None = None,  # type: ignore[override]
              initargs: Iterable[Any] = (), maxtasksperchild: int | None = None, **options: Any) -> _Pool:

@@ -56,9 +56,17 @@ class _Shared:
     __class_getitem__: Any = classmethod(types.GenericAlias)
 
     _maxsize = 0
+    _fork_only = False
+
+    def _made_by(self, ctx: Any) -> None:
+        # As with locks: what a fork context made goes to forks. The default context settles how processes start only when it must.
+        self._fork_only = ctx is not None and ctx.get_start_method(allow_none=True) == "fork"
 
     def __getstate__(self) -> Any:
         _context.assert_spawning(self)
+        if self._fork_only:
+            raise RuntimeError("A SemLock created in a fork context is being shared with a process in a spawn context, or the queue that it would belong to. "
+                               "This is not supported. Please use the same context to create multiprocessing objects and Process.")
         return self._maxsize, _duplicate(*self._parts())  # type: ignore[attr-defined]
 
     def __setstate__(self, state: Any) -> None:
@@ -88,6 +96,7 @@ class Queue(_Shared, _core.Queue):
     """
 
     def __init__(self, maxsize: int = 0, *, ctx: Any) -> None:
+        self._made_by(ctx)
         self._maxsize = maxsize
         self._open(max(maxsize, 0), True)
 
@@ -141,4 +150,5 @@ class SimpleQueue(_Shared, _core.SimpleQueue):
     """
 
     def __init__(self, *, ctx: Any) -> None:
+        self._made_by(ctx)
         self._open(0, False)
