@@ -356,8 +356,7 @@ def test_a_process_may_end_at_once(ctx):
     assert [len(q.get_nowait()) for _ in range(6)] == [1 << 20] * 5 + [4]
 
 
-def test_initargs_of_a_pool_with_fork():
-    ctx = manyhands.get_context("fork")
+def test_initargs_of_a_pool(ctx):
     q = ctx.Queue()
     with ctx.Pool(2, keep_queue, (q,)) as pool:
         pool.map(put_from_worker, range(20), 1)
