@@ -56,9 +56,9 @@ typedef struct mh_event {
 } mh_event;
 
 enum {
-    MH_SEMAPHORE_HOLDERS_MAX = 128, /* live processes that hold permits at one time */
-    MH_COND_WAITERS_MAX = 128,      /* threads that wait at one time */
-    MH_BARRIER_PARTIES_MAX = 512
+    MH_SEMAPHORE_HOLDERS_MAX = 1024, /* live processes whose permits come back when they die */
+    MH_COND_WAITERS_MAX = 1024,      /* threads that wait at one time */
+    MH_BARRIER_PARTIES_MAX = 4096
 };
 
 typedef struct mh_semaphore {
@@ -67,10 +67,11 @@ typedef struct mh_semaphore {
     mh_mutex lock; /* guards all below */
     int64_t value; /* base - sum of held, cached */
     int64_t base, initial, max;
+    int64_t owed; /* came back from processes that had ended, and may still be released in their place */
     int64_t swept_ns;
     uint32_t waiting, used;
     uint64_t redo;
-    int64_t redo_base, redo_held;
+    int64_t redo_base, redo_held, redo_owed;
     struct {
         uint64_t who;
         int64_t held;
@@ -135,6 +136,9 @@ MH_API void mh_mutex_fini(mh_mutex *m);
 MH_API MH_NODISCARD mh_err mh_mutex_lock(mh_mutex *m, mh_deadline until);
 /* The caller, who was told OWNER_DIED, has repaired what m guards. errors: NOT_OWNER, CORRUPT. */
 MH_API mh_err mh_mutex_recover(mh_mutex *m);
+/* As mh_mutex_lock with MH_NOW, which looks whether a holder still lives and so costs some microseconds when there is one: this one only
+ * tries. errors: TIMEOUT somebody holds it, dead or alive; OWNER_DIED, CORRUPT as there. */
+MH_API MH_NODISCARD mh_err mh_mutex_try(mh_mutex *m);
 /* errors: NOT_OWNER the caller does not hold it (MH_MUTEX_ANYONE: nobody does); CORRUPT. */
 MH_API mh_err mh_mutex_unlock(mh_mutex *m);
 /* Snapshots. Whether somebody holds it; whether the caller does; the number of the thread (MH_MUTEX_PROCESS: process) that holds it, or 0. */
@@ -154,6 +158,8 @@ MH_API mh_err mh_rmutex_unlock(mh_rmutex *m);
 MH_API bool mh_rmutex_is_locked(const mh_rmutex *m);
 MH_API bool mh_rmutex_is_mine(const mh_rmutex *m);
 MH_API int32_t mh_rmutex_holder(const mh_rmutex *m);
+/* As mh_mutex_try; never TIMEOUT for the thread that holds it. */
+MH_API MH_NODISCARD mh_err mh_rmutex_try(mh_rmutex *m);
 /* How many times the calling thread holds it. */
 MH_API uint32_t mh_rmutex_depth(const mh_rmutex *m);
 
@@ -161,15 +167,23 @@ MH_API uint32_t mh_rmutex_depth(const mh_rmutex *m);
 
 /* `value` permits; it never has more than `max` (bounded: max == value; MH_SEMAPHORE_VALUE_MAX: no bound).
  * The permits that a process holds when it ends come back by themselves; permits that it took but that others
- * released in its place (a semaphore used as a signal) do not. errors: INVALID value > max, max 0 or too large, alignment. */
+ * released in its place (a semaphore used as a signal) do not, and if such a release comes later than they do, it gives nothing more.
+ * Only MH_SEMAPHORE_HOLDERS_MAX processes are remembered: what further ones hold is taken for good until it is released.
+ * errors: INVALID value > max, max 0 or too large, alignment. */
 #define MH_SEMAPHORE_VALUE_MAX UINT32_C(0x7fffffff)
 MH_API MH_NODISCARD mh_err mh_semaphore_init(mh_semaphore *s, uint32_t value, uint32_t max);
 MH_API void mh_semaphore_fini(mh_semaphore *s);
-/* Take one permit. errors: TIMEOUT, INTERRUPTED, CORRUPT; LIMIT 128 live processes hold permits already. */
+/* Take one permit. errors: TIMEOUT, INTERRUPTED, CORRUPT. */
 MH_API MH_NODISCARD mh_err mh_semaphore_acquire(mh_semaphore *s, mh_deadline until);
-/* Give `count` permits; the caller need not hold them. errors: FULL it would have more than max, none is given;
- * LIMIT as mh_semaphore_acquire; CORRUPT. */
+/* Give `count` permits; the caller need not hold them. errors: FULL it would have more than max, none is given; CORRUPT. */
 MH_API mh_err mh_semaphore_release(mh_semaphore *s, uint32_t count);
+/* The same two without any waiting, not even for who is just inside a call, and without looking for the dead.
+ * errors: TIMEOUT none is free, or somebody is inside; FULL, CORRUPT. */
+MH_API MH_NODISCARD mh_err mh_semaphore_try(mh_semaphore *s);
+MH_API MH_NODISCARD mh_err mh_semaphore_try_release(mh_semaphore *s, uint32_t count);
+/* The calling process will not be thought of as a holder any more: what it took stays taken after its end, until somebody
+ * releases it. For a process that ends in good order and leaves the releasing to others. errors: CORRUPT. */
+MH_API mh_err mh_semaphore_disown(mh_semaphore *s);
 /* Permits left now (a snapshot), 0 for invalid memory. */
 MH_API uint32_t mh_semaphore_value(const mh_semaphore *s);
 

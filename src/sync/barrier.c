@@ -12,6 +12,7 @@
 
 #include <limits.h>
 #include <stddef.h>
+#include <string.h>
 
 #define MAGIC MH__SYNC_MAGIC('b', 1)
 #define BROKEN (UINT64_C(1) << 63)
@@ -35,7 +36,8 @@ mh_err mh_barrier_init(mh_barrier *b, uint32_t parties)
         return err;
     if (parties == 0 || parties > MOST)
         return mh__fail(MH_ERR_INVALID, "a barrier has 1 to %d parties, not %u", MOST, parties);
-    *b = (mh_barrier){.parties = parties};
+    memset(b, 0, offsetof(mh_barrier, arrived));
+    b->parties = parties;
     err = mh_mutex_init(&b->lock, MH_MUTEX_CHECKED);
     if (!err)
         b->magic = MAGIC;

@@ -12,6 +12,7 @@
 #include "sync/wait.h"
 
 #include <stddef.h>
+#include <string.h>
 
 #define MAGIC MH__SYNC_MAGIC('c', 1)
 
@@ -30,7 +31,8 @@ mh_err mh_cond_init(mh_cond *c)
     mh_err err = mh__sync_check_place(c, "condition");
     if (err)
         return err;
-    *c = (mh_cond){.next_ticket = 1};
+    memset(c, 0, offsetof(mh_cond, waiters)); /* places beyond `used` are never read */
+    c->next_ticket = 1;
     err = mh_mutex_init(&c->lock, MH_MUTEX_CHECKED);
     if (!err)
         c->magic = MAGIC;

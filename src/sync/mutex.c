@@ -128,7 +128,7 @@ static mh_err lock_slowly(mh_mutex *m, mh__identity self, mh_deadline until)
     return spin(m, self, &err) ? err : sleep_until_free(m, self, until);
 }
 
-mh_err mh__mutex_try(mh_mutex *m)
+mh_err mh_mutex_try(mh_mutex *m)
 {
     if (m->magic != MAGIC)
         return mh__sync_corrupt("mutex");
@@ -219,6 +219,18 @@ mh_err mh_rmutex_lock(mh_rmutex *m, mh_deadline until)
         return MH_OK;
     }
     mh_err err = mh_mutex_lock(&m->mutex, until);
+    if (err == MH_OK || err == MH_ERR_OWNER_DIED)
+        m->depth = 1;
+    return err;
+}
+
+mh_err mh_rmutex_try(mh_rmutex *m)
+{
+    if (m->magic != RECURSIVE_MAGIC || m->mutex.flags)
+        return mh__sync_corrupt("recursive mutex");
+    if (mh_mutex_is_mine(&m->mutex))
+        return mh_rmutex_lock(m, MH_NOW);
+    mh_err err = mh_mutex_try(&m->mutex);
     if (err == MH_OK || err == MH_ERR_OWNER_DIED)
         m->depth = 1;
     return err;

@@ -426,10 +426,42 @@ static void a_dead_holders_depth_dies_with_it(void **state)
     assert_false(mh_rmutex_is_locked(&sh->r));
 }
 
+static int lock_and_die(void *m) { return (int)mh_mutex_lock(m, soon()); }
+static int rlock_and_die(void *r) { return (int)mh_rmutex_lock(r, soon()); }
+
+static void a_try_does_not_look_for_the_dead(void **state)
+{
+    (void)state;
+    assert_ok(mh_mutex_init(&sh->m, 0));
+    assert_ok(mh_mutex_try(&sh->m));
+    assert_err(mh_mutex_try(&sh->m), MH_ERR_TIMEOUT);
+    assert_ok(mh_mutex_unlock(&sh->m));
+    assert_int_equal(run_process(lock_and_die, &sh->m), 0);
+    assert_err(mh_mutex_try(&sh->m), MH_ERR_TIMEOUT);
+    assert_err(mh_mutex_lock(&sh->m, MH_NOW), MH_ERR_OWNER_DIED);
+    mh_mutex_fini(&sh->m);
+    assert_err(mh_mutex_try(&sh->m), MH_ERR_CORRUPT);
+
+    assert_ok(mh_rmutex_init(&sh->r));
+    assert_ok(mh_rmutex_try(&sh->r));
+    assert_ok(mh_rmutex_try(&sh->r));
+    assert_int_equal(mh_rmutex_depth(&sh->r), 2);
+    assert_ok(mh_rmutex_unlock(&sh->r));
+    assert_ok(mh_rmutex_unlock(&sh->r));
+    assert_int_equal(run_process(rlock_and_die, &sh->r), 0);
+    assert_err(mh_rmutex_try(&sh->r), MH_ERR_TIMEOUT);
+    assert_err(mh_rmutex_lock(&sh->r, MH_NOW), MH_ERR_OWNER_DIED);
+    assert_ok(mh_rmutex_unlock(&sh->r));
+    assert_err(mh_rmutex_try(&sh->r), MH_ERR_OWNER_DIED); /* not recovered: told again */
+    mh_rmutex_fini(&sh->r);
+    assert_err(mh_rmutex_try(&sh->r), MH_ERR_CORRUPT);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
+        TEST(a_try_does_not_look_for_the_dead),
         TEST(init_refuses),
         TEST(memory_that_holds_no_mutex_is_refused),
         TEST(one_holds_it),

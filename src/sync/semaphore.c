@@ -8,7 +8,9 @@
  *
  * Permits of an ended process are given back by whoever waits for one. But a semaphore also serves as a signal: one process
  * releases, another acquires and never releases. There base exceeds the initial value by just those permits, and
- * what a dead process holds is first set off against that surplus: a consumer's death brings no signal back.
+ * what a dead process holds is first set off against that surplus: a consumer's death brings no signal back. The other way
+ * round, permits may come back from the dead before somebody releases them in its place: `owed` counts them, and such a release, by a
+ * process that holds none itself, gives nothing more.
  */
 #include "base/error.h"
 #include "base/number.h"
@@ -18,13 +20,15 @@
 
 #include <limits.h>
 #include <stddef.h>
+#include <string.h>
 
-#define MAGIC MH__SYNC_MAGIC('s', 1)
+#define MAGIC MH__SYNC_MAGIC('s', 2)
 
 enum { MOST = MH_SEMAPHORE_HOLDERS_MAX, SPINS = 60 };
-static const int64_t sweep_every_ns = MH_MILLISECOND; /* for callers that try without waiting */
+/* Looking costs about 5 us for each holder: all callers together spend a twentieth of a core on it at most. */
+static const int64_t sweep_every_ns = MH_MILLISECOND, sweep_holder_ns = 100 * MH_MICROSECOND;
 
-_Static_assert(sizeof(mh_semaphore) == 96 + 16 * MOST && offsetof(mh_semaphore, holders) == 96,
+_Static_assert(sizeof(mh_semaphore) == 112 + 16 * MOST && offsetof(mh_semaphore, holders) == 112,
                "layout between processes");
 
 /* What another process may have scribbled must not overflow a signed sum. */
@@ -39,7 +43,9 @@ mh_err mh_semaphore_init(mh_semaphore *s, uint32_t value, uint32_t max)
     if (max == 0 || max > MH_SEMAPHORE_VALUE_MAX || value > max)
         return mh__fail(MH_ERR_INVALID, "semaphore value %u of at most %u: 0 <= value <= max, 1 <= max <= 2^31 - 1",
                         value, max);
-    *s = (mh_semaphore){.value = value, .base = value, .initial = value, .max = max};
+    memset(s, 0, offsetof(mh_semaphore, holders)); /* places beyond `used` are never read */
+    s->value = s->base = s->initial = value;
+    s->max = max;
     err = mh_mutex_init(&s->lock, MH_MUTEX_CHECKED);
     if (!err)
         s->magic = MAGIC;
@@ -60,17 +66,21 @@ static uint32_t used(const mh_semaphore *s)
     return MH__MIN(count, (uint32_t)MOST);
 }
 
+/* A slot of MOST: no holder is concerned. */
 static void apply_redo(mh_semaphore *s, size_t slot)
 {
     mh__commit(&s->base, s->redo_base);
-    mh__commit(&s->holders[slot].held, s->redo_held);
+    mh__commit(&s->owed, s->redo_owed);
+    if (slot < MOST)
+        mh__commit(&s->holders[slot].held, s->redo_held);
     mh__commit(&s->redo, UINT64_C(0));
 }
 
-/* Change base and one holding together. */
-static void change_both(mh_semaphore *s, size_t slot, int64_t base, int64_t held)
+/* Change base, what is owed and one holding together. */
+static void change_all(mh_semaphore *s, size_t slot, int64_t base, int64_t owed, int64_t held)
 {
     s->redo_base = base;
+    s->redo_owed = owed;
     s->redo_held = held;
     mh__commit(&s->redo, slot + 1);
     apply_redo(s, slot);
@@ -82,7 +92,7 @@ static void add_value(mh_semaphore *s, int64_t count) { mh__commit(&s->value, ad
 static void repair(mh_semaphore *s)
 {
     uint64_t redo = mh__peek(&s->redo);
-    if (redo >= 1 && redo <= MOST)
+    if (redo >= 1 && redo <= MOST + 1)
         apply_redo(s, (size_t)redo - 1);
     int64_t value = s->base;
     for (size_t i = 0; i < used(s); i++)
@@ -112,6 +122,7 @@ static mh_err enter(mh_semaphore *s, mh_deadline until)
     return enter_result(s, mh__inner_lock(&s->lock, until));
 }
 
+static mh_err try_enter(mh_semaphore *s) { return enter_result(s, mh_mutex_try(&s->lock)); }
 static mh_err enter_firmly(mh_semaphore *s) { return enter_result(s, mh__inner_lock_firmly(&s->lock)); }
 
 /* Unlock; then wake up to `count` if somebody may sleep. Who is woken declares again that others may sleep. */
@@ -154,9 +165,10 @@ static bool settle(mh_semaphore *s, size_t slot)
 {
     int64_t held = s->holders[slot].held, surplus = subtract(s->base, s->initial);
     int64_t set_off = MH__MIN(held, MH__MAX(surplus, INT64_C(0)));
-    change_both(s, slot, subtract(s->base, set_off), 0);
-    add_value(s, held - set_off);
-    return held > set_off;
+    int64_t back = held - set_off;
+    change_all(s, slot, subtract(s->base, set_off), add(s->owed, back), 0);
+    add_value(s, back);
+    return back > 0;
 }
 
 /* ---- the dead ---------------------------------------------------------------------------------- */
@@ -193,9 +205,11 @@ static bool sweep(mh_semaphore *s, mh_deadline until)
 static bool sweep_if_due(mh_semaphore *s)
 {
     int64_t now = mh_now(), last = __atomic_load_n(&s->swept_ns, __ATOMIC_RELAXED);
-    if (last <= now && subtract(now, last) < sweep_every_ns)
+    int64_t interval = MH__MAX(sweep_every_ns, used(s) * sweep_holder_ns);
+    if (last <= now && subtract(now, last) < interval)
         return false;
-    __atomic_store_n(&s->swept_ns, now, __ATOMIC_RELAXED);
+    if (!__atomic_compare_exchange_n(&s->swept_ns, &last, now, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        return false; /* another does it just now */
     return sweep(s, MH_NOW);
 }
 
@@ -208,27 +222,31 @@ static void spin(const mh_semaphore *s)
         mh__os_relax();
 }
 
-static mh_err take(mh_semaphore *s)
+/* False when it can only be taken untracked, which the caller does not want yet. */
+static bool take(mh_semaphore *s, bool untracked)
 {
     mh__identity self = mh__os_self_process();
     size_t slot = slot_of(s, self);
     if (slot == MOST)
         slot = claim_slot(s, self);
-    if (slot == MOST)
-        return mh__fail(MH_ERR_LIMIT, "%d processes hold permits of this semaphore already", MOST);
-    mh__commit(&s->holders[slot].held, add(s->holders[slot].held, 1)); /* here it is taken */
+    if (slot < MOST)
+        mh__commit(&s->holders[slot].held, add(s->holders[slot].held, 1)); /* here it is taken */
+    else if (untracked)
+        mh__commit(&s->base, subtract(s->base, 1));
+    else
+        return false;
     add_value(s, -1);
-    return MH_OK;
+    return true;
 }
 
-/* One try. TIMEOUT: none was free, and *seen is what to sleep on. */
-static mh_err try_take(mh_semaphore *s, mh_deadline until, bool has_slept, uint32_t *seen)
+/* One try. TIMEOUT: none was free, and *seen is what to sleep on. LIMIT: there is no place to remember the holder in. */
+static mh_err try_take(mh_semaphore *s, mh_deadline until, bool has_slept, bool untracked, uint32_t *seen)
 {
     mh_err err = enter(s, until);
     if (err)
         return err;
     if (s->value > 0)
-        err = take(s);
+        err = take(s, untracked) ? MH_OK : MH_ERR_LIMIT;
     else
         err = MH_ERR_TIMEOUT;
     if (has_slept || (err == MH_ERR_TIMEOUT && until > MH_NOW))
@@ -239,32 +257,32 @@ static mh_err try_take(mh_semaphore *s, mh_deadline until, bool has_slept, uint3
     return err;
 }
 
+/* When all places are taken, those of the dead are freed first. */
+static mh_err take_with_room(mh_semaphore *s, mh_deadline until, bool has_slept, uint32_t *seen)
+{
+    mh_err err = try_take(s, until, has_slept, false, seen);
+    if (err != MH_ERR_LIMIT)
+        return err;
+    sweep_if_due(s);
+    return try_take(s, until, has_slept, true, seen);
+}
+
 static mh_err sleep_until_free(mh_semaphore *s, mh_deadline until, uint32_t seen)
 {
     mh__slice slice = {0};
     for (;;) {
         mh_err err = mh__slice_sleep(&slice, &s->wake, seen, until);
         if (err == MH_ERR_TIMEOUT) {
-            sweep(s, until);
-            err = try_take(s, until, true, &seen);
+            sweep_if_due(s);
+            err = take_with_room(s, until, true, &seen);
             if (err == MH_ERR_TIMEOUT && mh__has_passed(until))
                 return err;
         } else if (err == MH_OK) {
-            err = try_take(s, until, true, &seen);
+            err = take_with_room(s, until, true, &seen);
         }
         if (err != MH_ERR_TIMEOUT)
             return err;
     }
-}
-
-/* The table of holders is full: make room by settling the dead. */
-static mh_err take_with_room(mh_semaphore *s, mh_deadline until, uint32_t *seen)
-{
-    mh_err err = try_take(s, until, false, seen);
-    if (err != MH_ERR_LIMIT)
-        return err;
-    sweep(s, until);
-    return try_take(s, until, false, seen);
 }
 
 mh_err mh_semaphore_acquire(mh_semaphore *s, mh_deadline until)
@@ -274,25 +292,58 @@ mh_err mh_semaphore_acquire(mh_semaphore *s, mh_deadline until)
     uint32_t seen = 0;
     if (until > MH_NOW && mh__peek(&s->value) <= 0)
         spin(s);
-    mh_err err = take_with_room(s, until, &seen);
+    mh_err err = take_with_room(s, until, false, &seen);
     if (err != MH_ERR_TIMEOUT)
         return err;
     if (until <= MH_NOW)
-        return sweep_if_due(s) ? try_take(s, until, false, &seen) : MH_ERR_TIMEOUT;
+        return sweep_if_due(s) ? take_with_room(s, until, false, &seen) : MH_ERR_TIMEOUT;
     return sleep_until_free(s, until, seen);
 }
 
-static void give(mh_semaphore *s, int64_t count)
+mh_err mh_semaphore_try(mh_semaphore *s)
+{
+    if (s->magic != MAGIC)
+        return mh__sync_corrupt("semaphore");
+    if (mh__peek(&s->value) <= 0)
+        return MH_ERR_TIMEOUT;
+    mh_err err = try_enter(s);
+    if (err)
+        return err;
+    if (s->value <= 0 || !take(s, false))
+        err = MH_ERR_TIMEOUT;
+    leave(s, 0);
+    return err;
+}
+
+/* First what the caller holds itself, then what it owes for the dead, which adds nothing, then more than there was.
+ * Under the lock. errors: FULL. */
+static mh_err give(mh_semaphore *s, int64_t count, int64_t *added)
 {
     size_t slot = slot_of(s, mh__os_self_process());
     int64_t held = slot == MOST ? 0 : s->holders[slot].held;
-    if (held >= count)
+    int64_t own = MH__MIN(MH__MAX(held, INT64_C(0)), count);
+    int64_t forgiven = MH__MIN(MH__MAX(s->owed, INT64_C(0)), count - own);
+    int64_t more = count - own - forgiven;
+    *added = own + more;
+    if (s->max - s->value < *added)
+        return mh__fail(MH_ERR_FULL, "releasing %lld permits of a semaphore that has %lld of at most %lld", (long long)count,
+                        (long long)s->value, (long long)s->max);
+    if (own == count)
         mh__commit(&s->holders[slot].held, held - count);
-    else if (held <= 0)
+    else if (more == count)
         mh__commit(&s->base, add(s->base, count));
     else
-        change_both(s, slot, add(s->base, count - held), 0);
-    add_value(s, count);
+        change_all(s, slot, add(s->base, more), s->owed - forgiven, held - own);
+    add_value(s, *added);
+    return MH_OK;
+}
+
+static mh_err give_and_leave(mh_semaphore *s, uint32_t count)
+{
+    int64_t added = 0;
+    mh_err err = give(s, count, &added);
+    leave(s, err ? 0 : (uint32_t)added);
+    return err;
 }
 
 mh_err mh_semaphore_release(mh_semaphore *s, uint32_t count)
@@ -300,15 +351,30 @@ mh_err mh_semaphore_release(mh_semaphore *s, uint32_t count)
     if (s->magic != MAGIC)
         return mh__sync_corrupt("semaphore");
     mh_err err = count ? enter_firmly(s) : MH_OK;
-    if (err || count == 0)
+    return err || count == 0 ? err : give_and_leave(s, count);
+}
+
+mh_err mh_semaphore_try_release(mh_semaphore *s, uint32_t count)
+{
+    if (s->magic != MAGIC)
+        return mh__sync_corrupt("semaphore");
+    mh_err err = count ? try_enter(s) : MH_OK;
+    return err || count == 0 ? err : give_and_leave(s, count);
+}
+
+mh_err mh_semaphore_disown(mh_semaphore *s)
+{
+    if (s->magic != MAGIC)
+        return mh__sync_corrupt("semaphore");
+    mh_err err = enter_firmly(s);
+    if (err)
         return err;
-    if (s->max - s->value < (int64_t)count)
-        err = mh__fail(MH_ERR_FULL, "releasing %u permits of a semaphore that has %lld of at most %lld", count,
-                       (long long)s->value, (long long)s->max);
-    else
-        give(s, count);
-    leave(s, err ? 0 : count);
-    return err;
+    size_t slot = slot_of(s, mh__os_self_process());
+    int64_t held = slot == MOST ? 0 : s->holders[slot].held;
+    if (held > 0)
+        change_all(s, slot, subtract(s->base, held), s->owed, 0);
+    leave(s, 0);
+    return MH_OK;
 }
 
 uint32_t mh_semaphore_value(const mh_semaphore *s)

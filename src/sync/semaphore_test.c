@@ -164,19 +164,86 @@ static void the_table_of_holders_is_reused(void **state)
     assert_ok(mh_semaphore_acquire(&sh->s, soon()));
 }
 
-static void too_many_live_holders_are_refused(void **state)
+/* As though every place belonged to a living process. */
+static void fill_the_table(uint32_t spare)
 {
-    (void)state;
     assert_ok(mh_semaphore_init(&sh->s, 1, 1));
-    sh->s.initial = sh->s.base = sh->s.max = MH_SEMAPHORE_HOLDERS_MAX + 1;
+    sh->s.initial = sh->s.base = sh->s.max = MH_SEMAPHORE_HOLDERS_MAX + spare;
     for (int i = 0; i < MH_SEMAPHORE_HOLDERS_MAX; i++) {
         sh->s.holders[i].who = mh__os_identity_of(getppid());
         sh->s.holders[i].held = 1;
     }
     sh->s.used = MH_SEMAPHORE_HOLDERS_MAX;
-    assert_err(mh_semaphore_acquire(&sh->s, soon()), MH_ERR_LIMIT);
-    sh->s.holders[77].who += UINT64_C(1) << 32; /* now this one is dead */
+    sh->s.value = spare;
+}
+
+static void more_holders_than_are_remembered(void **state)
+{
+    (void)state;
+    fill_the_table(2);
+    assert_err(mh_semaphore_try(&sh->s), MH_ERR_TIMEOUT); /* a place might be got by looking for the dead */
+    assert_int_equal(run_process(acquire, &sh->s), 0); /* not remembered, and so not missed */
+    assert_int_equal(run_process(acquire_and_release, &sh->s), 0);
+    assert_int_equal(mh_semaphore_value(&sh->s), 1);
+    assert_ok(mh_semaphore_release(&sh->s, 1)); /* in its place */
+    assert_int_equal(mh_semaphore_value(&sh->s), 2);
+
+    fill_the_table(1);
+    sh->s.holders[77].who += UINT64_C(1) << 32; /* now this one is dead: its place is the caller's */
     assert_ok(mh_semaphore_acquire(&sh->s, soon()));
+    assert_int_equal(sh->s.holders[77].who, mh__os_self_process());
+    assert_int_equal(mh_semaphore_value(&sh->s), 1);
+}
+
+static void a_release_that_comes_after_the_settlement_adds_nothing(void **state)
+{
+    (void)state;
+    assert_ok(mh_semaphore_init(&sh->s, 2, 2));
+    assert_int_equal(run_process(acquire_twice, &sh->s), 0); /* as a producer that ends: the consumer is to release */
+    assert_ok(mh_semaphore_acquire(&sh->s, soon()));         /* both came back, one is taken */
+    assert_int_equal(mh_semaphore_value(&sh->s), 1);
+    assert_int_equal(run_process(release, &sh->s), 0);
+    assert_int_equal(run_process(release, &sh->s), 0);
+    assert_int_equal(mh_semaphore_value(&sh->s), 1);
+    assert_ok(mh_semaphore_release(&sh->s, 1)); /* the caller's own */
+    assert_err(mh_semaphore_release(&sh->s, 1), MH_ERR_FULL);
+    assert_int_equal(run_process(acquire_twice, &sh->s), 0);
+    assert_ok(mh_semaphore_acquire(&sh->s, soon()));
+    assert_ok(mh_semaphore_release(&sh->s, 3)); /* one of its own, two of the dead's, all in one call */
+    assert_int_equal(mh_semaphore_value(&sh->s), 2);
+}
+
+static int acquire_and_disown(void *s) { return acquire_twice(s) || mh_semaphore_disown(s); }
+
+static void what_was_disowned_stays_taken(void **state)
+{
+    (void)state;
+    assert_ok(mh_semaphore_init(&sh->s, 2, 2));
+    assert_int_equal(run_process(acquire_and_disown, &sh->s), 0);
+    assert_err(mh_semaphore_acquire(&sh->s, ms(20)), MH_ERR_TIMEOUT);
+    assert_ok(mh_semaphore_release(&sh->s, 2));
+    assert_err(mh_semaphore_release(&sh->s, 1), MH_ERR_FULL);
+    assert_ok(mh_semaphore_disown(&sh->s)); /* holds none: nothing happens */
+    assert_int_equal(mh_semaphore_value(&sh->s), 2);
+    mh_semaphore_fini(&sh->s);
+    assert_err(mh_semaphore_disown(&sh->s), MH_ERR_CORRUPT);
+}
+
+static void tries_wait_for_nobody(void **state)
+{
+    (void)state;
+    assert_ok(mh_semaphore_init(&sh->s, 1, 2));
+    assert_ok(mh_semaphore_try(&sh->s));
+    assert_err(mh_semaphore_try(&sh->s), MH_ERR_TIMEOUT);
+    assert_ok(mh_semaphore_try_release(&sh->s, 2));
+    assert_err(mh_semaphore_try_release(&sh->s, 1), MH_ERR_FULL);
+    assert_ok(mh_mutex_lock(&sh->s.lock, MH_NOW)); /* as though somebody were inside */
+    assert_err(mh_semaphore_try(&sh->s), MH_ERR_TIMEOUT);
+    assert_err(mh_semaphore_try_release(&sh->s, 1), MH_ERR_TIMEOUT);
+    assert_ok(mh_mutex_unlock(&sh->s.lock));
+    mh_semaphore_fini(&sh->s);
+    assert_err(mh_semaphore_try(&sh->s), MH_ERR_CORRUPT);
+    assert_err(mh_semaphore_try_release(&sh->s, 1), MH_ERR_CORRUPT);
 }
 
 static void quick_releases_wake_as_many(void **state)
@@ -290,7 +357,10 @@ int main(void)
         TEST(a_stopped_holder_keeps_its_permit),
         TEST(signals_are_not_permits),
         TEST(the_table_of_holders_is_reused),
-        TEST(too_many_live_holders_are_refused),
+        TEST(more_holders_than_are_remembered),
+        TEST(a_release_that_comes_after_the_settlement_adds_nothing),
+        TEST(what_was_disowned_stays_taken),
+        TEST(tries_wait_for_nobody),
         TEST(quick_releases_wake_as_many),
         TEST(a_signal_interrupts_a_wait),
         TEST(no_more_hold_it_than_permits),

@@ -24,6 +24,7 @@ static void use_mutex(const uint8_t *data, size_t size, uint32_t offset)
     static mh_mutex m;
     ignore(mh_mutex_init(&m, data[0] & 7));
     spoil(&m, sizeof m, data, size, offset);
+    ignore(mh_mutex_try(&m));
     if (mh_mutex_lock(&m, MH_NOW) == MH_ERR_OWNER_DIED)
         mh_mutex_recover(&m);
     mh_mutex_holder(&m);
@@ -49,7 +50,10 @@ static void use_semaphore(const uint8_t *data, size_t size, uint32_t offset)
     spoil(&s, sizeof s, data, size, offset);
     ignore(mh_semaphore_acquire(&s, MH_NOW));
     ignore(mh_semaphore_acquire(&s, mh_deadline_in(1)));
+    ignore(mh_semaphore_try(&s));
+    ignore(mh_semaphore_try_release(&s, 1));
     mh_semaphore_release(&s, data[0]);
+    mh_semaphore_disown(&s);
     mh_semaphore_value(&s);
 }
 

@@ -34,7 +34,7 @@ static mh_err inner_result(mh_err err)
 
 mh_err mh__inner_lock(mh_mutex *lock, mh_deadline until)
 {
-    mh_err err = mh__mutex_try(lock);
+    mh_err err = mh_mutex_try(lock);
     if (err != MH_ERR_TIMEOUT)
         return inner_result(err);
     mh_deadline least = mh_deadline_in(mh__inner_wait_ns);
@@ -43,7 +43,7 @@ mh_err mh__inner_lock(mh_mutex *lock, mh_deadline until)
 
 mh_err mh__inner_lock_firmly(mh_mutex *lock)
 {
-    mh_err err = mh__mutex_try(lock);
+    mh_err err = mh_mutex_try(lock);
     if (err != MH_ERR_TIMEOUT)
         return inner_result(err);
     mh_deadline until = mh_deadline_in(mh__inner_patience_ns);

@@ -21,9 +21,6 @@ mh_err mh__slice_sleep(mh__slice *slice, uint32_t *word, uint32_t expected, mh_d
 void mh__sync_wake(uint32_t *word, int count);
 bool mh__has_passed(mh_deadline until);
 
-/* mh_mutex_lock with MH_NOW, but for looking whether the holder lives, which is slow. */
-mh_err mh__mutex_try(mh_mutex *m);
-
 /* Lock the mutex inside a primitive on behalf of a wait until `until`. Nobody holds it for long but a process that was
  * stopped or killed inside, so that even MH_NOW waits for it a little. errors: OWNER_DIED (held: repair, then
  * mh_mutex_recover), TIMEOUT, INTERRUPTED, CORRUPT. */

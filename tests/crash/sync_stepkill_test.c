@@ -245,6 +245,19 @@ static const char *sem_check_signal(void *at, const struct stepkill_point *point
     return sem_check_range(at, point->ended, 1);
 }
 
+static void sem_disown(void *at) { must(mh_semaphore_disown(&((struct shared *)at)->s)); }
+/* what was disowned stays taken; what a process that was killed before held comes back */
+static const char *sem_check_disowned(void *at, const struct stepkill_point *point)
+{
+    return sem_check_range(at, 1, point->ended ? 1 : 2);
+}
+/* one came back from the dead and was taken by the tester: a release in the dead one's place gives nothing more */
+static void sem_owed_setup(void *at)
+{
+    sem_orphan_setup(at);
+    sem_try(at);
+}
+
 /* ---- event ------------------------------------------------------------------------------------- */
 
 static void event_setup(void *at) { must(mh_event_init(&((struct shared *)at)->e, false)); }
@@ -548,6 +561,9 @@ static const struct stepkill_case cases[] = {
          .waiter = sem_waiter, .check = sem_check_1, .sparse = 64),
     CASE("semaphore release beyond its own", .setup = sem_setup_1, .prepare = sem_acquire, .operation = sem_release_2,
          .check = sem_check_mixed, .sparse = 64),
+    CASE("semaphore release of what is owed", .setup = sem_owed_setup, .operation = sem_release, .check = sem_check_0, .sparse = 64),
+    CASE("semaphore disown", .setup = sem_setup_2, .prepare = sem_acquire, .operation = sem_disown, .check = sem_check_disowned,
+         .sparse = 64),
     CASE("semaphore signal, waiter", .setup = sem_setup_0, .operation = sem_release, .waiter = sem_consumer,
          .rescue = sem_rescue, .check = sem_check_signal, .sparse = 64),
 
