@@ -177,8 +177,9 @@ def all_rows(workers):
     from rows_futures import FUTURES  # which needs what is above
     from rows_memory import MEMORY
     from rows_queues import pipe_rows, queue_rows
+    from rows_sync import sync
 
-    for make in (start_and_stop, processes, queue_rows, pipe_rows, squares, small_tasks, submitted, round_trip, arrays, death, *FUTURES, *MEMORY):
+    for make in (start_and_stop, processes, sync, queue_rows, pipe_rows, squares, small_tasks, submitted, round_trip, arrays, death, *FUTURES, *MEMORY):
         warm = c.Warm(workers)
         try:
             yield from make(warm)

@@ -214,6 +214,14 @@ MH_API void mh_fork_hooks_set(mh_fork_hook_fn before, mh_fork_hook_fn after_in_p
  * Reads files; ask once. */
 MH_API size_t mh_cpu_count(void);
 
+/* ---- forks ----------------------------------------------------------------------------------- */
+
+/* Calls of fork(3) in this process, whoever made them, and in its ancestors before they forked it. While the count stays the same no
+ * child has come to know what this process holds in its memory. The depth tells a child from its parent: it is one more in the child.
+ * vfork and posix_spawn do not count: those children exec. threads: any. */
+MH_API uint64_t mh_fork_count(void);
+MH_API uint64_t mh_fork_depth(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -16,6 +16,7 @@ from ._errors import (
     AuthenticationError,
     BufferTooShort,
     OutOfMemory,
+    OwnerDiedWarning,
     PoisonTask,
     PoolBroken,
     ProcessError,
@@ -95,7 +96,7 @@ def __getattr__(name: str) -> _typing.Any:
 
 __all__ = [
     "Array", "AuthenticationError", "Barrier", "BoundedSemaphore", "BufferTooShort", "CancelledError", "Condition", "Event",
-    "JoinableQueue", "Lock", "Manager", "OutOfMemory", "Pipe", "PoisonTask", "Pool", "PoolBroken", "Process", "ProcessError", "Queue", "RLock",
+    "JoinableQueue", "Lock", "Manager", "OutOfMemory", "OwnerDiedWarning", "Pipe", "PoisonTask", "Pool", "PoolBroken", "Process", "ProcessError", "Queue", "RLock",
     "RawArray", "RawValue", "Semaphore", "SimpleQueue", "TaskExited", "TaskTimeout", "TimeoutError", "Value", "WorkerLost",
     "active_children", "allow_connection_pickling", "cpu_count", "current_process", "freeze_support", "get_all_start_methods",
     "get_context", "get_logger", "get_start_method", "log_to_stderr", "parent_process", "reducer", "set_executable",

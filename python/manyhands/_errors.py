@@ -8,7 +8,7 @@ from multiprocessing.context import AuthenticationError, BufferTooShort, Process
 from typing import Any
 
 __all__ = [
-    "AuthenticationError", "BufferTooShort", "CancelledError", "MaybeEncodingError", "OutOfMemory", "PoisonTask", "PoolBroken",
+    "AuthenticationError", "BufferTooShort", "CancelledError", "MaybeEncodingError", "OutOfMemory", "OwnerDiedWarning", "PoisonTask", "PoolBroken",
     "ProcessError", "RemoteTraceback", "SerializationError", "TaskExited", "TaskTimeout", "TimeoutError", "WorkerLost",
 ]
 
@@ -62,6 +62,14 @@ def __getattr__(name: str) -> Any:
 
 class PoolBroken(ProcessError, RuntimeError):
     """The pool was given up because its workers do not start, and the task with it."""
+
+
+class OwnerDiedWarning(RuntimeWarning):
+    """The lock that was just acquired had a holder that died: what the lock guards may be half changed.
+
+    Turned into an error (`warnings.simplefilter("error", OwnerDiedWarning)`) it is raised by `acquire`, and the lock is free again; the next
+    to acquire it is told, too.
+    """
 
 
 class WorkerLost(ProcessError):

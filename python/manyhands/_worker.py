@@ -152,6 +152,11 @@ class _Spawning:
         for descriptor in self.descriptors:
             os.close(descriptor)
 
+    @staticmethod
+    def reopen(fd: int) -> str:
+        """Where a worker opens a descriptor of a file or shared memory: workers start at any time, and so can't be handed copies."""
+        return f"/proc/{os.getpid()}/fd/{fd}"
+
 
 def main() -> None:
     """The program of an exec'ed worker ("worker") or of a pool's fork server ("server")."""

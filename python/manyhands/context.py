@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable
 from . import _core
 from ._errors import AuthenticationError, BufferTooShort, ProcessError, TimeoutError
 from ._std import process as _process
+from ._sync_context import SyncContext
 
 if TYPE_CHECKING:
     from .pool import Pool as _Pool
@@ -157,7 +158,7 @@ class ForkServerProcess(_Start, BaseProcess):
         return ForkServerPopen(process_obj)
 
 
-class BaseContext(_std.BaseContext):
+class BaseContext(SyncContext, _std.BaseContext):  # type: ignore[misc]
     """A context: everything that a program uses, tied to one start method."""
 
     ProcessError = ProcessError

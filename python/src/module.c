@@ -1,6 +1,7 @@
 /* The module manyhands._core: types, and the few functions that belong to none. */
 #include "core.h"
 #include "message.h"
+#include "sync.h"
 
 #define MHPY_TEXT_OF(x) #x
 #define MHPY_TEXT(x) MHPY_TEXT_OF(x)
@@ -75,6 +76,7 @@ static PyMethodDef methods[] = {
     {"shm_untrack", mhpy_shm_untrack, METH_VARARGS, "shm_untrack(name): let it stay."},
     {"shm_report", mhpy_shm_report, METH_VARARGS, "shm_report(fd): where to write that names were left at the end."},
     {"shm_root", mhpy_shm_root, METH_VARARGS, "shm_root(told=0): the identity of the process that began this program; a child is told it."},
+    {"disown_semaphores", mhpy_disown_semaphores, METH_NOARGS, "disown_semaphores(): what this process holds of semaphores is others' to release."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -127,7 +129,7 @@ static int execute(PyObject *module)
         !add_type(module, &mhpy_queue_spec, &mhpy.queue_type) || !add_type(module, &mhpy_simple_queue_spec, &mhpy.simple_queue_type) ||
         !add_type(module, &mhpy_pipe_spec, &mhpy.pipe_type) || !make_type(module, &mhpy_sink_spec, &mhpy.sink_type) ||
         !make_type(module, &mhpy_reducers_spec, &mhpy.reducers_type) || !mhpy_watch_forks() ||
-        !add_type(module, &mhpy_future_base_spec, &mhpy.future_base_type) || !add_type(module, &mhpy_executor_spec, &executor_type)) {
+        !add_type(module, &mhpy_future_base_spec, &mhpy.future_base_type) || !add_type(module, &mhpy_executor_spec, &executor_type) || !mhpy_sync_add(module)) {
         memset(&mhpy, 0, sizeof mhpy);
         return -1;
     }

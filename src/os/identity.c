@@ -15,13 +15,19 @@
 static _Thread_local mh__identity cached_thread;
 static mh__identity cached_process; /* written by one value only; racing writers store the same */
 
+static uint64_t fork_count;
+
+static void count_fork(void) { __atomic_fetch_add(&fork_count, 1, __ATOMIC_RELAXED); }
+
 static void forget(void)
 {
     cached_thread = 0;
     __atomic_store_n(&cached_process, 0, __ATOMIC_RELAXED);
 }
 
-__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, forget); }
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(count_fork, NULL, forget); }
+
+uint64_t mh__os_fork_count(void) { return __atomic_load_n(&fork_count, __ATOMIC_RELAXED); }
 
 typedef struct thread_stat {
     uint32_t start;

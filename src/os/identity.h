@@ -27,6 +27,9 @@ typedef struct mh__activity {
 /* False when it has ended. About 10 us. */
 bool mh__os_activity(mh__identity who, mh__activity *out);
 
+/* See mh_fork_count. */
+uint64_t mh__os_fork_count(void);
+
 static inline int32_t mh__identity_number(mh__identity who) { return (int32_t)(uint32_t)who; }
 
 #endif

@@ -5,6 +5,7 @@
 #include "os/identity.h"
 #include "os/memory.h"
 #include "os/named.h"
+#include "os/process.h"
 #include "os/thread.h"
 
 #include "base/number.h"
@@ -281,6 +282,23 @@ static void identities_follow_a_fork_and_end_with_it(void **state)
     close(go[0]);
 }
 
+static void forks_are_counted(void **state)
+{
+    (void)state;
+    uint64_t count = mh__os_fork_count();
+    unsigned depth = mh__os_fork_depth();
+    for (int i = 1; i <= 2; i++) {
+        pid_t child = fork();
+        if (child == 0)
+            _exit(mh__os_fork_count() == count + (uint64_t)i && mh__os_fork_depth() == depth + 1u ? 0 : 1);
+        int status;
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_int_equal(status, 0);
+        assert_int_equal(mh__os_fork_count(), count + (uint64_t)i);
+        assert_int_equal(mh__os_fork_depth(), depth);
+    }
+}
+
 static void note_thread(void *ctx) { *(mh__identity *)ctx = mh__os_self_thread(); }
 
 static void a_thread_has_an_identity_of_its_own(void **state)
@@ -344,6 +362,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(deadlines_do_not_overflow),
         cmocka_unit_test(a_futex_wait_ends),
+        cmocka_unit_test(forks_are_counted),
         cmocka_unit_test(a_message_carries_descriptors),
         cmocka_unit_test(a_full_socket_times_out),
         cmocka_unit_test(a_poller_tells_which),

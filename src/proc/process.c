@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/number.h"
+#include "os/identity.h"
 #include "os/clock.h"
 #include "os/cpu.h"
 #include "os/fd.h"
@@ -82,6 +83,8 @@ void mh__process_free(mh_process **out)
 }
 
 size_t mh_cpu_count(void) { return mh__cpu_count(); }
+uint64_t mh_fork_count(void) { return mh__os_fork_count(); }
+uint64_t mh_fork_depth(void) { return mh__os_fork_depth(); }
 
 /* ---- options --------------------------------------------------------------------------------- */
 

@@ -1005,6 +1005,7 @@ static void the_default_fits_the_process(void **state)
     assert_ok(mh_process_start(&p, &(mh_process_options){.argv = SELF("exit", "4")}));
     expect_end(&p, 4);
     assert_int_equal(mh_cpu_count(), mh__cpu_count());
+    assert_true(mh_fork_count() >= mh_fork_depth() && mh_fork_count() > 0); /* the test's own children */
 }
 
 int main(int argc, char **argv)
