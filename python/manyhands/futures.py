@@ -186,6 +186,10 @@ class _ExecutorPool(Pool):
             ending._manyhands = True
             ending.start()
 
+    def _kill(self) -> None:
+        self.terminate()
+        self.join()
+
     def join(self) -> None:
         super().join()
         _pools.discard(self)
@@ -195,8 +199,12 @@ def _finish_all() -> None:
     # As in the standard library, a program ends when its executors have done what they were given.
     global _exiting
     _exiting = True
+    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt  # which is what ends the program
     for pool in [p for p in _pools if p._owner == os.getpid()]:
-        pool._finish(True)
+        if interrupted:
+            pool._kill()
+        else:
+            pool._finish(True)
 
 
 threads._register_atexit(_finish_all)
@@ -288,6 +296,7 @@ class ProcessPoolExecutor(_core.Executor, Executor):
             raise ValueError("max_workers must be greater than 0")
         from .context import _default_context
 
+        is_default = mp_context is None and max_tasks_per_child is None
         if mp_context is None:
             mp_context = _default_context.get_context("spawn" if max_tasks_per_child is not None else None)
         if initializer is not None and not callable(initializer):
@@ -304,7 +313,8 @@ class ProcessPoolExecutor(_core.Executor, Executor):
         self._timeout: float | None = None
         self._start: dict[str, Any] = {
             "initializer": _Initialize(initializer, tuple(initargs)) if initializer is not None else None,
-            "maxtasksperchild": max_tasks_per_child, "context": _default_context.get_context(method), "timeout": timeout,
+            "maxtasksperchild": max_tasks_per_child, "timeout": timeout,
+            "context": None if is_default else _default_context.get_context(method),  # None: settled when workers start
             "retries": retries, "memory": memory, "maxbytesperchild": max_bytes_per_child, "pin": pin,
         }
 
@@ -394,6 +404,21 @@ class ProcessPoolExecutor(_core.Executor, Executor):
                 iterator._stop()
             pool._cancel()
         pool._finish(wait)
+
+    def kill_workers(self) -> None:
+        """End at once: workers are killed, and what has not finished raises CancelledError."""
+        with self._lock:
+            self.__dict__.get("_owner", self)._shut = True
+            pool: Any = self._pool
+        if pool is not None and pool._owner == os.getpid():
+            pool._kill()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # The standard library's workers get a Ctrl-C themselves and end. Ours leave it to their owner: here it is.
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self.kill_workers()
+        else:
+            self.shutdown(wait=True)
 
     @property
     def _processes(self) -> dict[int, _Worker]:

@@ -250,14 +250,6 @@ class _Workers(ProcessPoolExecutor):
         self.idle_since = time.monotonic()
         self.owner = os.getpid()
 
-    def kill(self) -> None:
-        """End at once, whatever runs."""
-        self._shut = True
-        pool: Any = self._pool
-        if pool is not None:
-            pool.terminate()
-            pool.join()
-
 
 _lock = threading.Condition()
 _workers: _Workers | None = None
@@ -414,7 +406,7 @@ class ManyhandsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         running = [f for f in list(self._given) if not f.cancel() and not f.done()]
         workers = self._workers
         if running and workers is not None and workers.users == 1:
-            workers.kill()  # nobody else is using them
+            workers.kill_workers()  # nobody else is using them
         self.terminate()
         if ensure_ready:
             self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel, **getattr(self.parallel, "_backend_kwargs", {}))

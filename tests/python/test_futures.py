@@ -35,6 +35,7 @@ from executor_tasks import (
     write_pid,
 )
 from helpers import children, descriptors, eventually, is_running, run_program
+from programs import Program
 from tasks import echo
 
 import manyhands
@@ -316,6 +317,27 @@ def test_contexts(method, library):
         assert len(executor._processes) == 2 == executor._max_workers
 
 
+def test_how_workers_start_is_settled_when_they_do():
+    """With the first call, before which the program may have begun threads."""
+    done = run_program("""
+        import multiprocessing, threading
+        from manyhands.futures import ProcessPoolExecutor
+
+        def name():
+            return multiprocessing.current_process().name.partition("-")[0]
+
+        if __name__ == "__main__":
+            one, two = ProcessPoolExecutor(1), ProcessPoolExecutor(1)
+            print(one.submit(name).result())
+            end = threading.Event()
+            thread = threading.Thread(target=end.wait)
+            thread.start()
+            print(two.submit(name).result())
+            end.set()
+    """)
+    assert done.stdout.split() == ["ForkPoolWorker", "ForkServerPoolWorker"], done.stderr
+
+
 def test_max_tasks_per_child_spawns_by_itself():
     with ProcessPoolExecutor(1, max_tasks_per_child=2) as executor:
         pids = [executor.submit(os.getpid).result() for _ in range(4)]
@@ -568,6 +590,55 @@ def test_cancelling_a_coroutine_cancels_its_call(tmp_path):
         assert sorted(os.listdir(tmp_path)) == ["begun", "go"]
 
     asyncio.run(program())
+
+
+# ---- Ctrl-C ------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["result", "map", "wait", "shutdown", "end"])
+def test_ctrl_c_ends_a_program_at_once(tmp_path, where):
+    """With one KeyboardInterrupt, and nothing left behind, whatever it was waiting for."""
+    with Program(tmp_path, """
+        import time
+        import manyhands.futures as futures
+
+        def work(_):
+            tell("works")
+            time.sleep(100)
+
+        if __name__ == "__main__":
+            where = sys.argv[1]
+            executor = futures.ProcessPoolExecutor(1)
+            future = executor.submit(work, 0)
+            if where == "result":
+                with executor:
+                    future.result()
+            elif where == "map":
+                with executor:
+                    list(executor.map(work, [1]))
+            elif where == "wait":
+                futures.wait([future])
+            elif where == "shutdown":
+                executor.shutdown()
+    """, where) as program:
+        assert program.hear() == "works"
+        program.interrupt()
+        program.wait(20)
+        assert program.err.count("KeyboardInterrupt") == 1 or where == "end", program.err
+        assert program.left_after(5) == []
+
+
+def test_kill_workers(tmp_path):
+    executor = ProcessPoolExecutor(1)
+    executor.kill_workers()
+    executor = ProcessPoolExecutor(1)
+    runs = executor.submit(begin_and_wait, str(tmp_path / "begun"), str(tmp_path / "never"))
+    wait_for(str(tmp_path / "begun"))
+    pids = list(executor._processes)
+    executor.kill_workers()
+    assert not any(map(is_running, pids)) and runs.cancelled()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(pow, 1, 1)
 
 
 # ---- across a fork -----------------------------------------------------------------------------------------------------------------------
