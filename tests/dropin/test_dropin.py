@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(300)
 
 # Those of scikit-learn's examples with n_jobs that need no download and no more than seconds. Others of the package are older than the library.
 SKLEARN = [
-    "ensemble/plot_forest_importances.py",
+    pytest.param("ensemble/plot_forest_importances.py", marks=pytest.mark.long),
     "feature_selection/plot_rfe_with_cross_validation.py",
     pytest.param("model_selection/plot_multi_metric_evaluation.py", marks=pytest.mark.long),
     pytest.param("model_selection/plot_validation_curve.py", marks=pytest.mark.long),
