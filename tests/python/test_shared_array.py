@@ -389,7 +389,10 @@ def test_nothing_grows(pool):
 
     calls(10)
     fds, names = descriptors(), names_of_ours()
-    first = calls(5)
-    assert calls(50) - first < 100
+    grown = []
+    for _ in range(3):  # caches fill up and empty; a leak grows each time
+        first = calls(5)
+        grown.append(calls(50) - first)
+    assert min(grown) < 100, grown
     assert descriptors() == fds
     eventually(lambda: names_of_ours() <= names)
