@@ -9,7 +9,7 @@ PREFIX ?= /usr/local
 JOBS ?= $(shell nproc)
 export PYTHON JOBS
 
-.PHONY: build help demo check check-long check-fresh bench sanitize fuzz docs install clean
+.PHONY: build help demo check check-long check-fresh bench bench-cluster sanitize fuzz docs install clean
 .NOTPARALLEL:
 
 build: ## the C library in build/, the Python package and the command in .venv/ (the default)
@@ -41,6 +41,10 @@ bench: build ## every benchmark, beside its peers
 	meson test -C build --benchmark --verbose
 	.venv/bin/python python/src/codec_bench.py
 	.venv/bin/python bench/one_machine.py
+
+bench-cluster: build ## the controller beside the stock one
+	@tools/setup.sh test
+	.venv/bin/python bench/cluster.py
 
 sanitize: ## the C tests under the address, undefined-behaviour and thread sanitizers
 	@tools/sanitize.sh

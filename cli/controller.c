@@ -210,7 +210,7 @@ static const struct {
     const char *help;
 } flags[] = {
     {"--enable-curve", flag_curve, "encrypt all connections"},
-    {"--reuse", flag_reuse, "keep key and ports of the last time"},
+    {"--reuse", flag_reuse, "keep key, ports and engines of the last time"},
     {"--restore", flag_reuse, "the same"},
     {"--dictdb", flag_dictdb, "remember ended tasks in memory (the default)"},
     {"--sqlitedb", flag_dictdb, "for now, the same"},

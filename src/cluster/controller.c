@@ -104,7 +104,7 @@ static const channel channels[] = {
     {MH__CH_TASK_OUT, MH__ROUTER, true, "task_out", mh__tasks_on_result, NULL, HUB_HIGH_WATER},
     {MH__CH_IOPUB_IN, MH__SUB, true, NULL, mh__relay_iopub, NULL, HUB_HIGH_WATER},
     {MH__CH_PING, MH__PUB, false, NULL, NULL, NULL, 1000},
-    {MH__CH_PONG, MH__ROUTER, false, NULL, mh__engine_on_pong, NULL, 1000},
+    {MH__CH_PONG, MH__ROUTER, false, NULL, mh__engine_on_pong, mh__engine_on_peer, 1000},
     {MH__CH_BROADCAST_OUT, MH__ROUTER, true, "sub_scheduler_00", mh__broadcast_on_result, NULL, HUB_HIGH_WATER},
     {MH__CH_CONTROL_IN, MH__ROUTER, true, "control_in", mh__relay_control_request, NULL, HUB_HIGH_WATER},
     {MH__CH_MUX_IN, MH__ROUTER, true, "mux_in", mh__relay_mux_request, NULL, HUB_HIGH_WATER},
@@ -311,6 +311,7 @@ mh_err mh_controller_create(mh_controller **out, const mh_controller_options *op
     c->sched_alarm = (mh__alarm){.fn = mh__tasks_wake, .ctx = c};
     c->beat_alarm = (mh__alarm){.fn = mh__engines_beat, .ctx = c};
     c->hold_alarm = (mh__alarm){.fn = mh__outbox_retry, .ctx = c};
+    c->state_alarm = (mh__alarm){.fn = mh__place_save_engines, .ctx = c};
     c->give_up_alarm = (mh__alarm){.fn = mh__engines_give_up, .ctx = c};
     mh_err err = copy_options(c, options);
     if (!err)
@@ -321,6 +322,8 @@ mh_err mh_controller_create(mh_controller **out, const mh_controller_options *op
         err = create_parts(c);
     if (!err)
         err = open_sockets(c);
+    if (!err && c->options.reuse)
+        err = mh__place_load_engines(c);
     if (!err && !c->options.leave_signals) /* before anybody can know of it: a signal must find it ready to clean up */
         err = watch_signals(c);
     if (!err)

@@ -86,6 +86,9 @@ struct mh__engine {
     int connection;      /* of its registration; -1: gone */
     mh_deadline give_up; /* its connection ended: unless it says something before then, it is dead */
     int64_t beat_at;     /* when it last answered a ping, or registered */
+    bool has_beaten;
+    bool is_restored;    /* known from before the controller's last end, and not heard of since */
+    int pong_connection; /* by which it answered last; -1: none */
     char uuid[];
 };
 
@@ -94,7 +97,7 @@ struct mh__engine {
 struct mh_controller {
     mh_controller_options options; /* strings in `strings` */
     mh_buf *strings[8];
-    char client_path[512], engine_path[512];
+    char client_path[512], engine_path[512], state_path[512];
     bool wrote_files;
     mh__connection client_file, engine_file;
     mh__curve_pair curve;
@@ -105,7 +108,7 @@ struct mh_controller {
     mh__session session;
     int signals, stop_event;
     bool is_stopping;
-    mh__alarm stop_alarm, sched_alarm, beat_alarm, hold_alarm, give_up_alarm;
+    mh__alarm stop_alarm, sched_alarm, beat_alarm, hold_alarm, give_up_alarm, state_alarm;
     mh__parcel *out; /* for building what is sent */
     mh__built built;
     mh_buf *text, *text2; /* for building JSON */
@@ -154,6 +157,9 @@ bool mh__controller_admit(mh_controller *c, mh__channel channel, const mh__parce
 mh_err mh__place_prepare(mh_controller *c); /* paths; folders; what --reuse finds */
 mh_err mh__place_publish(mh_controller *c);
 void mh__place_remove(mh_controller *c);
+/* With `reuse`, who is registered lies in a file, so that a controller that is started again knows its engines. */
+void mh__place_save_engines(void *c);
+mh_err mh__place_load_engines(mh_controller *c);
 
 /* ---- outbox.c -------------------------------------------------------------------------------- */
 
@@ -179,6 +185,8 @@ mh_bytes mh__reply_errorf(mh_controller *c, const char *ename, const char *forma
 mh__engine *mh__engine_find(const mh_controller *c, mh_bytes uuid);
 mh__engine *mh__engine_by_id(const mh_controller *c, int64_t id);
 mh__engine *mh__engine_of_worker(const mh_controller *c, mh_sched_worker worker);
+/* One that was registered before the controller ended; given up unless it is heard of soon. errors: EXISTS; NO_MEMORY. */
+mh_err mh__engine_restore(mh_controller *c, mh_bytes uuid, int64_t id);
 void mh__engine_register(mh_controller *c, const mh__incoming *in, int connection);
 void mh__engine_unregister(mh_controller *c, mh__engine *e, const char *why);
 void mh__engine_on_peer(mh__socket *s, mh__peer_event event, int connection, void *ctx);

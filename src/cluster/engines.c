@@ -14,6 +14,12 @@ enum { UUID_MAX = 63 };
 #define GRACE_LOCAL_NS (20 * MH_MILLISECOND)
 /* ... or wait for it to come back, where a network lies between. */
 #define GRACE_REMOTE_NS (3 * MH_SECOND)
+/* A stock engine registers first, and starts its shell, which takes seconds, before its heart. */
+#define FIRST_BEAT_NS (30 * MH_SECOND)
+/* After a restart engines connect again by themselves; they are asked more often until all have answered, and given up after this. */
+#define RESTORE_NS (10 * MH_SECOND)
+#define RESTORE_PING_NS (200 * MH_MILLISECOND)
+#define SAVE_NS (50 * MH_MILLISECOND)
 
 /* ---- finding --------------------------------------------------------------------------------- */
 
@@ -88,6 +94,7 @@ static mh_err create(mh_controller *c, mh__engine **out, mh_bytes uuid, int64_t 
     e->id = id;
     e->give_up = MH_FOREVER;
     e->beat_at = mh_now();
+    e->connection = e->pong_connection = -1;
     mh__list_init(&e->queue);
     mh__list_init(&e->tasks);
     mh_err err = mh__names_add(&c->by_uuid, &e->name);
@@ -103,6 +110,43 @@ static mh_err create(mh_controller *c, mh__engine **out, mh_bytes uuid, int64_t 
     mh__list_push_back(before, &e->link);
     c->engine_count++;
     *out = e;
+    return MH_OK;
+}
+
+static bool is_plain_name(mh_bytes name)
+{
+    for (size_t i = 0; i < name.size; i++) {
+        unsigned char ch = ((const unsigned char *)name.data)[i];
+        if (ch <= ' ' || ch >= 0x7f || ch == '"' || ch == '\\')
+            return false;
+    }
+    return name.size > 0 && name.size <= UUID_MAX;
+}
+
+static void give_up_at(mh_controller *c, mh__engine *e, mh_deadline at)
+{
+    e->give_up = at;
+    if (at != MH_FOREVER && (!c->give_up_alarm.is_set || c->give_up_alarm.at > at))
+        mh__alarm_set(c->loop, &c->give_up_alarm, at);
+}
+
+static void save_soon(mh_controller *c)
+{
+    if (c->options.reuse && !c->state_alarm.is_set)
+        mh__alarm_set(c->loop, &c->state_alarm, mh_deadline_in(SAVE_NS));
+}
+
+mh_err mh__engine_restore(mh_controller *c, mh_bytes uuid, int64_t id)
+{
+    mh__engine *e = NULL;
+    if (!is_plain_name(uuid) || id < 0 || id >= INT32_MAX || mh__engine_find(c, uuid) || mh__engine_by_id(c, id))
+        return mh__fail(MH_ERR_EXISTS, "engine %lld can't be restored", (long long)id);
+    mh_err err = create(c, &e, uuid, id);
+    if (err)
+        return err;
+    c->next_id = MH__MAX(c->next_id, id + 1);
+    e->is_restored = true;
+    give_up_at(c, e, mh_deadline_in(RESTORE_NS));
     return MH_OK;
 }
 
@@ -125,16 +169,6 @@ static mh_err write_accepted(mh_controller *c, const mh__engine *e)
     mh__json_add(&o, (mh__json){mh_buf_data(c->text2), mh_buf_size(c->text2)});
     mh__json_close(&o, '}');
     return err ? err : mh__json_finish(&o);
-}
-
-static bool is_plain_name(mh_bytes name)
-{
-    for (size_t i = 0; i < name.size; i++) {
-        unsigned char ch = ((const unsigned char *)name.data)[i];
-        if (ch <= ' ' || ch >= 0x7f || ch == '"' || ch == '\\')
-            return false;
-    }
-    return name.size > 0 && name.size <= UUID_MAX;
 }
 
 void mh__engine_register(mh_controller *c, const mh__incoming *in, int connection)
@@ -160,6 +194,7 @@ void mh__engine_register(mh_controller *c, const mh__incoming *in, int connectio
         return;
     mh__log(c, MH_LOG_INFO, "engine %lld registered: %s", (long long)e->id, e->uuid);
     notify(c, "registration_notification", e);
+    save_soon(c);
 }
 
 void mh__engine_unregister(mh_controller *c, mh__engine *e, const char *why)
@@ -182,17 +217,11 @@ void mh__engine_unregister(mh_controller *c, mh__engine *e, const char *why)
     mh__relay_engine_gone(c, e);
     mh__broadcast_engine_gone(c, e);
     notify(c, "unregistration_notification", e);
+    save_soon(c);
     mh__free(e);
 }
 
 /* ---- noticing -------------------------------------------------------------------------------- */
-
-static void give_up_at(mh_controller *c, mh__engine *e, mh_deadline at)
-{
-    e->give_up = at;
-    if (at != MH_FOREVER && (!c->give_up_alarm.is_set || c->give_up_alarm.at > at))
-        mh__alarm_set(c->loop, &c->give_up_alarm, at);
-}
 
 void mh__engines_give_up(void *ctx)
 {
@@ -213,15 +242,16 @@ void mh__engines_give_up(void *ctx)
 
 void mh__engine_on_peer(mh__socket *s, mh__peer_event event, int connection, void *ctx)
 {
-    (void)s;
     mh_controller *c = ctx;
+    bool is_pong = s == c->sockets[MH__CH_PONG];
     if (event != MH__PEER_GONE)
         return;
     for (mh__list *node = c->engines.next; node != &c->engines; node = node->next) {
         mh__engine *e = mh__list_entry(node, mh__engine, link);
-        if (e->connection != connection)
+        int *its = is_pong ? &e->pong_connection : &e->connection;
+        if (*its != connection)
             continue;
-        e->connection = -1;
+        *its = -1;
         give_up_at(c, e, mh_deadline_in(mh__interface_is_local(c->engine_file.interface_) ? GRACE_LOCAL_NS : GRACE_REMOTE_NS));
         return;
     }
@@ -235,25 +265,32 @@ void mh__engine_on_pong(mh__socket *s, mh__parcel *p, void *ctx)
     if (!e)
         return;
     e->beat_at = mh_now();
-    if (!mh__interface_is_local(c->engine_file.interface_))
+    e->has_beaten = true;
+    e->pong_connection = mh__parcel_connection(p);
+    if (e->is_restored)
+        mh__log(c, MH_LOG_INFO, "engine %lld is back", (long long)e->id);
+    if (e->is_restored || !mh__interface_is_local(c->engine_file.interface_))
         e->give_up = MH_FOREVER; /* a network that came back; on one host a pong may be older than the end */
+    e->is_restored = false;
 }
 
 void mh__engines_beat(void *ctx)
 {
     mh_controller *c = ctx;
     char text[32];
-    int64_t now = mh_now(), longest = c->options.ping_ns * (c->options.pings_missed + 1);
+    int64_t now = mh_now(), longest = c->options.ping_ns * (c->options.pings_missed + 1), next = c->options.ping_ns;
     for (mh__list *node = c->engines.next, *after; node != &c->engines; node = after) {
         after = node->next;
         mh__engine *e = mh__list_entry(node, mh__engine, link);
-        if (now - e->beat_at > longest)
+        if (now - e->beat_at > (e->has_beaten ? longest : MH__MAX(longest, FIRST_BEAT_NS)))
             mh__engine_unregister(c, e, "its heart stopped");
+        else if (e->is_restored)
+            next = MH__MIN(next, RESTORE_PING_NS);
     }
     int size = snprintf(text, sizeof text, "%llu", (unsigned long long)++c->pings);
     if (mh__parcel_add(c->out, (mh_bytes){text, (size_t)size}) == MH_OK)
         mh__outbox_send(c, MH__CH_PING, c->out);
-    mh__alarm_set(c->loop, &c->beat_alarm, mh_deadline_in(c->options.ping_ns));
+    mh__alarm_set(c->loop, &c->beat_alarm, mh_deadline_in(next));
 }
 
 void mh__engines_fini(mh_controller *c)

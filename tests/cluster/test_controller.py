@@ -113,21 +113,60 @@ def test_the_end_of_an_engines_connection_is_noticed(cluster) -> None:
     assert client.engines() == {}
 
 
-def test_an_engine_without_a_heart_is_given_up(tmp_path: Path) -> None:
-    controller = Controller(tmp_path, "--ping=20", "--HeartMonitor.max_heartmonitor_misses=3")
-    client, engine, living = Client(controller), Engine(controller), Engine(controller)
+def test_an_engine_whose_heart_stops_is_given_up(tmp_path: Path) -> None:
+    controller = Controller(tmp_path, "--ping=100", "--HeartMonitor.max_heartmonitor_misses=40")
+    client, dying, living, starting = Client(controller), Engine(controller), Engine(controller), Engine(controller)
+    ping = living.socket(zmq.SUB, "hb_ping")
+    ping.subscribe(b"")
+    pongs = [e.socket(zmq.DEALER, "hb_pong", identity=e.name.encode()) for e in (living, dying)]
+    until = time.monotonic() + SOON_S
+    beats = 0
+    while dying.name in client.engines().values():
+        assert time.monotonic() < until
+        if ping.poll(10):
+            beat = ping.recv_multipart()
+            beats += 1
+            for pong in pongs[:1 if beats > 5 else 2]:
+                pong.send_multipart(beat)
+    assert beats > 5
+    # one that has not begun to beat is still starting: stock engines take seconds for it
+    assert list(client.engines().values()) == [living.name, starting.name]
+    for peer in (client, dying, living, starting):
+        peer.close()
+    controller.stop()
+
+
+def test_engines_outlive_the_controller(tmp_path: Path) -> None:
+    """Killed and started again with --reuse: who answers heartbeats is back under its id, who doesn't is given up."""
+    first = Controller(tmp_path, "--reuse")
+    engines = [Engine(first) for _ in range(3)]
+    living = engines[1]
+    state = tmp_path / "security" / "ipcontroller-engines.json"
+    wait_for(lambda: state.exists() and len(json.loads(state.read_text())["engines"]) == 3)
+    assert stat.S_IMODE(state.stat().st_mode) == 0o600
     ping = living.socket(zmq.SUB, "hb_ping")
     ping.subscribe(b"")
     pong = living.socket(zmq.DEALER, "hb_pong", identity=living.name.encode())
+    first.process.kill()
+    first.process.wait()
+    second = Controller(tmp_path, "--reuse")
+    client = Client(second)
+    assert client.engines() == {str(e.id): e.name for e in engines}
+    client.submit(targets=[living.name])
+    living.answer(living.take())
+    assert receive(client.task).content == {"status": "ok"}
     until = time.monotonic() + SOON_S
-    while engine.name in client.engines().values():
+    while len(client.engines()) > 1:
         assert time.monotonic() < until
         if ping.poll(10):
             pong.send_multipart(ping.recv_multipart())
-    assert list(client.engines().values()) == [living.name]
-    for peer in (client, engine, living):
+    assert client.engines() == {"1": living.name}
+    assert Engine(second).id == 3
+    living.close() # noticed by the connection of its heart, as it never registered here
+    wait_for(lambda: "1" not in client.engines(), 10)
+    for peer in (client, *engines):
         peer.close()
-    controller.stop()
+    second.stop()
 
 
 # ---- tasks --------------------------------------------------------------------------------------
