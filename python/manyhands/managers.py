@@ -583,6 +583,7 @@ class BaseManager(_std.BaseManager):  # type: ignore[misc]
     """A manager: starts or connects to a server of shared objects, and makes proxies for them; see `multiprocessing.managers.BaseManager`."""
 
     _Server = Server
+    _ctx: Any
 
     def __init__(self, address: Any = None, authkey: bytes | None = None, serializer: str = "pickle", ctx: Any = None, *,
                  shutdown_timeout: float = 1.0) -> None:
