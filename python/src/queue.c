@@ -237,7 +237,21 @@ static PyObject *queue_get(PyObject *self, PyObject *const *args, Py_ssize_t nar
     return c ? take(c, until) : NULL;
 }
 
-static PyObject *queue_put_nowait(PyObject *self, PyObject *object) { return put(self, object, MH_NOW); }
+/* The only argument, by position or by its name. */
+static PyObject *only_object(const char *method, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
+{
+    Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
+    if (nargs + named == 1 && (!named || PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "obj") == 0))
+        return args[0];
+    PyErr_Format(PyExc_TypeError, "%s() takes one argument, obj", method);
+    return NULL;
+}
+
+static PyObject *queue_put_nowait(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
+{
+    PyObject *object = only_object("put_nowait", args, nargs, names);
+    return object ? put(self, object, MH_NOW) : NULL;
+}
 
 static PyObject *queue_get_nowait(PyObject *self, PyObject *unused)
 {
@@ -246,10 +260,11 @@ static PyObject *queue_get_nowait(PyObject *self, PyObject *unused)
     return c ? take(c, MH_NOW) : NULL;
 }
 
-static PyObject *simple_put(PyObject *self, PyObject *object)
+static PyObject *simple_put(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
 {
     mhpy_outgoing m;
-    mhpy_channel *c = handle(self);
+    PyObject *object = only_object("put", args, nargs, names);
+    mhpy_channel *c = object ? handle(self) : NULL;
     if (!c)
         return NULL;
     mhpy_wait end = MHPY_ERROR;
@@ -393,7 +408,7 @@ static PyMethodDef queue_methods[] = {
     {"get", MHPY_METHOD(queue_get), METH_FASTCALL | METH_KEYWORDS,
      "get($self, /, block=True, timeout=None)\n--\n\n"
      "Take the oldest object, waiting for one if block is true, at most timeout seconds; queue.Empty when there was none."},
-    {"put_nowait", queue_put_nowait, METH_O, "put_nowait($self, obj, /)\n--\n\nPut an object without waiting for room; queue.Full when there is none."},
+    {"put_nowait", MHPY_METHOD(queue_put_nowait), METH_FASTCALL | METH_KEYWORDS, "put_nowait($self, obj)\n--\n\nPut an object without waiting for room; queue.Full when there is none."},
     {"get_nowait", queue_get_nowait, METH_NOARGS, "get_nowait($self, /)\n--\n\nTake the oldest object that is there; queue.Empty when none is."},
     {"qsize", queue_qsize, METH_NOARGS, "qsize($self, /)\n--\n\nHow many objects are in the queue now."},
     {"full", queue_full, METH_NOARGS, "full($self, /)\n--\n\nWhether put would have to wait now."},
@@ -404,7 +419,7 @@ static PyMethodDef queue_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 static PyMethodDef simple_methods[] = {
-    {"put", simple_put, METH_O, "put($self, obj, /)\n--\n\nPut an object, waiting for room."},
+    {"put", MHPY_METHOD(simple_put), METH_FASTCALL | METH_KEYWORDS, "put($self, obj)\n--\n\nPut an object, waiting for room."},
     {"get", simple_get, METH_NOARGS, "get($self, /)\n--\n\nTake the oldest object, waiting for one."},
     {"close", close_simple, METH_NOARGS, "close($self, /)\n--\n\nLet go of the queue: this process makes no more calls on it."},
     COMMON_METHODS,
