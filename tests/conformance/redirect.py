@@ -2,7 +2,8 @@
 
 A .pth file of the environment that suites.py makes imports this module, so that spawned interpreters, fork servers and `python -I -c ...`
 have it too. Only the answer to an import changes: sys.modules keeps the standard modules under their own names, because manyhands is
-built on some of them and they on each other. So who asks decides: manyhands and the standard packages named below get what they ask for.
+built on some of them and they on each other. So who asks decides: manyhands, the standard packages named below and joblib (whose own process
+pool builds on private members of theirs) get what they ask for.
 """
 
 import builtins
@@ -33,31 +34,8 @@ class _MissingTests:
         return None
 
 
-class _NotYet:
-    """Modules of manyhands that are still to be written: the standard library's stand in."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        package, _, last = name.partition(".")
-        if package != "manyhands" or not importlib.machinery.PathFinder.find_spec(f"multiprocessing.{last}", _standard_path()):
-            return None
-        return importlib.machinery.ModuleSpec(name, _NotYet)
-
-    @staticmethod
-    def create_module(spec):
-        return None
-
-    @staticmethod
-    def exec_module(module):
-        sys.modules[module.__name__] = _real_import_module("multiprocessing" + module.__name__[len("manyhands"):])
-
-
-def _standard_path():
-    return _real_import_module("multiprocessing").__path__
-
-
 def _is_exempt(importer):
-    return importer.partition(".")[0] in ("manyhands", "multiprocessing", "concurrent", "asyncio")
+    return importer.partition(".")[0] in ("manyhands", "multiprocessing", "concurrent", "asyncio", "joblib")
 
 
 def _is_redirected(name):
@@ -69,10 +47,7 @@ def _find(name):
     if name == "concurrent":
         return types.SimpleNamespace(futures=_find("concurrent.futures"))
     if name == "concurrent.futures":
-        try:
-            return _answer("manyhands.futures", name)
-        except ModuleNotFoundError:
-            return _real_import_module(name)
+        return _answer("manyhands.futures", name)
     if name == "concurrent.futures.process":
         return _find_futures_process()
     return _answer("manyhands" + name[len("multiprocessing"):], name)
@@ -135,7 +110,7 @@ def wrap_popen():
 
 
 def install():
-    sys.meta_path += [_MissingTests, _NotYet]
+    sys.meta_path.append(_MissingTests)
     # What the harness sends to all processes of a test that hangs: each says where it is.
     try:
         faulthandler.register(signal.SIGQUIT, all_threads=True)

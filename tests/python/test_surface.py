@@ -56,7 +56,7 @@ def differences(standard, ours, what, bound=False):
     if wanted is None:
         return []
     if got is None:
-        return [f"{what}: no signature"]
+        return [f"{what}: no signature"] if len(wanted.parameters) > bound else []  # a method in C that takes nothing
     theirs, mine = list(wanted.parameters.values())[bound:], list(got.parameters.values())[bound:]
     found = []
     for at, parameter in enumerate(theirs):
