@@ -5,5 +5,6 @@
 enum { EXIT_USAGE = 2 };
 
 int run_controller(int argc, char **argv);
+int run_engine(int argc, char **argv);
 
 #endif

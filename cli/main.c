@@ -19,6 +19,7 @@ static int run_version(int argc, char **argv);
 static const command commands[] = {
 #if MH_HAVE_CLUSTER
     {"controller", "serve the engines and clients of a cluster", run_controller},
+    {"engine", "run tasks for the clients of a controller", run_engine},
 #endif
     {"info", "what this machine offers: cores, memory, start methods", run_info},
     {"version", "the version", run_version},

@@ -36,6 +36,7 @@ PUBLIC_HEADERS = {
     "queue": "queue",
     "pool": "pool",
     "controller": "cluster",
+    "engine": "cluster",
 }
 
 STANDARD_C = set("""assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign

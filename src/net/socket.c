@@ -35,7 +35,7 @@ struct mh__socket {
     mh__parcel *incoming;
     watch *watch;
     mh__socket_kind kind;
-    bool is_encrypted;
+    bool is_encrypted, is_paused;
     mh__message_fn on_message;
     mh__peer_fn on_peer;
     void *ctx;
@@ -117,13 +117,13 @@ static bool look(mh__source *base)
     mh__socket *s = (mh__socket *)base;
     int events = 0;
     size_t size = sizeof events; /* asked in any case: it takes the commands that make the descriptor readable */
-    return zmq_getsockopt(s->socket, ZMQ_EVENTS, &events, &size) == 0 && (events & ZMQ_POLLIN) && s->on_message;
+    return zmq_getsockopt(s->socket, ZMQ_EVENTS, &events, &size) == 0 && (events & ZMQ_POLLIN) && s->on_message && !s->is_paused;
 }
 
 static void run(mh__source *base)
 {
     mh__socket *s = (mh__socket *)base;
-    for (int i = 0; i < MH__LOOP_BATCH && !base->is_closed; i++) {
+    for (int i = 0; i < MH__LOOP_BATCH && !base->is_closed && !s->is_paused; i++) {
         mh_err err = mh__socket_receive(s, s->incoming);
         if (err == MH_ERR_EMPTY)
             break;
@@ -397,4 +397,11 @@ mh_err mh__socket_subscribe(mh__socket *s, mh_bytes topic)
 {
     return zmq_setsockopt(s->socket, ZMQ_SUBSCRIBE, topic.data ? topic.data : "", topic.size) < 0 ? zmq_error(errno, "subscribing")
                                                                                                  : MH_OK;
+}
+
+void mh__socket_pause(mh__socket *s, bool is_paused)
+{
+    if (s->is_paused && !is_paused)
+        mh__source_touch(s->loop, &s->base);
+    s->is_paused = is_paused;
 }

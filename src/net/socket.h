@@ -69,5 +69,7 @@ MH_NODISCARD mh_err mh__socket_send(mh__socket *s, mh__parcel *p);
 /* Take one message, dropping what p held. Never waits. errors: EMPTY; LIMIT the message had too many frames and was dropped;
  * NO_MEMORY; SYSTEM. */
 MH_NODISCARD mh_err mh__socket_receive(mh__socket *s, mh__parcel *p);
+/* Whether on_message is called no more for now: what comes waits in the socket up to its high water mark, then at its peers. */
+void mh__socket_pause(mh__socket *s, bool is_paused);
 
 #endif

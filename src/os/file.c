@@ -164,3 +164,19 @@ void mh__os_host_name(char *out, size_t capacity)
 }
 
 void mh__os_umask_private(void) { umask(077); }
+
+mh_err mh__os_path_beside_program(const char *name, char *out, size_t capacity)
+{
+    ssize_t size = readlink("/proc/self/exe", out, capacity);
+    if (size < 0)
+        return mh__fail_os(errno, "the program's own path");
+    if ((size_t)size == capacity)
+        return mh__fail(MH_ERR_TOO_LARGE, "the program's own path");
+    out[size] = 0;
+    char *slash = strrchr(out, '/');
+    size_t folder = slash ? (size_t)(slash - out) + 1 : 0;
+    if (folder + strlen(name) >= capacity)
+        return mh__fail(MH_ERR_TOO_LARGE, "the path of \"%s\" beside the program", name);
+    strcpy(out + folder, name);
+    return MH_OK;
+}

@@ -14,6 +14,8 @@ mh_err mh__os_file_write_private(const char *path, mh_bytes content);
 /* Read a whole file of at most `size_max` bytes. errors: NOT_FOUND; TOO_LARGE; PERMISSION it is a link, no plain file, belongs to
  * neither this user nor root, or its mode lets others read or write it. */
 mh_err mh__os_file_read_private(mh_buf **out, const char *path, size_t size_max);
+/* "<folder of the running program>/<name>". errors: TOO_LARGE it does not fit; those of readlink. */
+mh_err mh__os_path_beside_program(const char *name, char *out, size_t capacity);
 /* Remove a name; one that is not there is no error. */
 mh_err mh__os_file_unlink(const char *path);
 

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -40,4 +41,18 @@ void mh__os_signals_close(int *fd, const int *signals, size_t count)
         return;
     mh__os_close(fd);
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
+int mh__os_signal_number(mh_bytes name)
+{
+    enum { PREFIX = 3 };
+    if (name.size <= PREFIX || memcmp(name.data, "SIG", PREFIX))
+        return 0;
+    for (int number = 1; number < NSIG; number++) {
+        const char *abbreviation = sigabbrev_np(number);
+        if (abbreviation && strlen(abbreviation) == name.size - PREFIX &&
+            !memcmp(abbreviation, (const char *)name.data + PREFIX, name.size - PREFIX))
+            return number;
+    }
+    return 0;
 }

@@ -12,4 +12,7 @@ int mh__os_signals_take(int fd);
 /* Close *fd and unblock them; those that came meanwhile are delivered. */
 void mh__os_signals_close(int *fd, const int *signals, size_t count);
 
+/* The number of a signal by its name ("SIGINT"), or 0. */
+int mh__os_signal_number(mh_bytes name);
+
 #endif

@@ -1,0 +1,379 @@
+/* What an engine does with requests: they wait in order, one runs at a time, some are aborted; control requests are answered at once. */
+#include "cluster/engine_state.h"
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "os/clock.h"
+#include "os/signals.h"
+
+#include <signal.h>
+#include <string.h>
+
+/* ---- jobs ------------------------------------------------------------------------------------ */
+
+static void free_job(mh__waiting_request **job)
+{
+    if (*job)
+        mh__parcel_destroy(&(*job)->parcel);
+    mh__free(*job);
+    *job = NULL;
+}
+
+void mh__at_engine_drop_jobs(mh_engine *e)
+{
+    while (!mh__list_is_empty(&e->queue)) {
+        mh__waiting_request *job = mh__list_entry(mh__list_pop_front(&e->queue), mh__waiting_request, link);
+        free_job(&job);
+    }
+    free_job(&e->running);
+}
+
+/* Shape, then who wrote it, then what it says. */
+static mh_err read_message(const mh_engine *e, const mh__parcel *p, mh__message *m, mh__header *h)
+{
+    mh_err err = mh__message_split(mh__parcel_frames(p), mh__parcel_count(p), m);
+    if (!err)
+        err = mh__message_verify(m, &e->session.signer);
+    if (!err)
+        err = mh__header_read(m->header, h);
+    return err;
+}
+
+static void drop_invalid(mh_engine *e)
+{
+    e->dropped++;
+    mh__at_engine_log(e, "a message was dropped (%llu in all): %s", (unsigned long long)e->dropped, mh_err_detail());
+}
+
+static mh__request_kind kind_of(mh_bytes type)
+{
+    if (mh__bytes_are(type, "apply_request"))
+        return MH__REQUEST_APPLY;
+    if (mh__bytes_are(type, "execute_request"))
+        return MH__REQUEST_EXECUTE;
+    if (mh__bytes_are(type, "call_request"))
+        return MH__REQUEST_CALL;
+    return MH__REQUEST_OTHER;
+}
+
+static mh_err make_job(mh_engine *e, mh__socket *s, mh__parcel *p, mh__waiting_request **out)
+{
+    mh__waiting_request *job = mh__calloc(1, sizeof *job);
+    mh_err err = job ? mh__parcel_create(&job->parcel) : MH_ERR_NO_MEMORY;
+    if (!err) {
+        mh__parcel_move(job->parcel, p);
+        err = read_message(e, job->parcel, &job->message, &job->header);
+    }
+    if (err) {
+        free_job(&job);
+        return err;
+    }
+    job->kind = kind_of(job->header.msg_type);
+    job->from = s;
+    *out = job;
+    return MH_OK;
+}
+
+static void enqueue(mh_engine *e, mh__waiting_request *job)
+{
+    mh__list_push_back(&e->queue, &job->link);
+    e->queue_count++;
+    e->queue_bytes += mh__parcel_bytes(job->parcel);
+}
+
+static void dequeue(mh_engine *e, mh__waiting_request *job)
+{
+    mh__list_remove(&job->link);
+    e->queue_count--;
+    e->queue_bytes -= mh__parcel_bytes(job->parcel);
+}
+
+/* What waits here is bounded; the rest waits where it came from. */
+static void hold_back(mh_engine *e)
+{
+    bool is_full = e->queue_count >= MH__AT_ENGINE_QUEUE_COUNT_MAX || e->queue_bytes >= MH__AT_ENGINE_QUEUE_BYTES_MAX;
+    mh__socket_pause(e->shell, is_full);
+}
+
+/* ---- aborting -------------------------------------------------------------------------------- */
+
+static void abort_job(mh_engine *e, mh__waiting_request *job)
+{
+    mh__at_engine_reply(e, job, &(mh__answer){.content = MH__TEXT("{\"status\":\"aborted\"}"), .is_met = true});
+    mh__at_engine_publish_status(e, job->message.header, "idle");
+    free_job(&job);
+}
+
+static bool take_aborted(mh_engine *e, mh_bytes id)
+{
+    for (size_t i = 0; i < e->aborted_count; i++) {
+        mh__aborted_id *a = &e->aborted[i];
+        if (a->size == id.size && !memcmp(a->text, id.data, id.size)) {
+            *a = e->aborted[--e->aborted_count];
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Of those that have not come yet; the oldest give way. */
+static mh_err note_aborted(mh_engine *e, mh_bytes id)
+{
+    if (!e->aborted && !(e->aborted = mh__calloc(MH__AT_ENGINE_ABORTED_MAX, sizeof *e->aborted)))
+        return MH_ERR_NO_MEMORY;
+    size_t at = e->aborted_count < MH__AT_ENGINE_ABORTED_MAX ? e->aborted_count++ : e->aborted_next++ % MH__AT_ENGINE_ABORTED_MAX;
+    e->aborted[at].size = id.size;
+    memcpy(e->aborted[at].text, id.data, id.size);
+    return MH_OK;
+}
+
+static mh_err abort_id(mh_engine *e, mh_bytes id)
+{
+    if (e->running && mh__bytes_equal(e->running->header.msg_id, id))
+        return MH_OK; /* it runs: an interrupt is a signal, not an abort */
+    for (mh__list *node = e->queue.next; node != &e->queue; node = node->next) {
+        mh__waiting_request *job = mh__list_entry(node, mh__waiting_request, link);
+        if (mh__bytes_equal(job->header.msg_id, id)) {
+            dequeue(e, job);
+            abort_job(e, job);
+            return MH_OK;
+        }
+    }
+    return id.size <= MH__WIRE_ID_MAX ? note_aborted(e, id) : mh__fail(MH_ERR_INVALID, "a msg_id of %zu bytes", id.size);
+}
+
+static mh_err abort_all(mh_engine *e)
+{
+    while (!mh__list_is_empty(&e->queue)) {
+        mh__waiting_request *job = mh__list_entry(e->queue.next, mh__waiting_request, link);
+        dequeue(e, job);
+        abort_job(e, job);
+    }
+    return MH_OK;
+}
+
+static mh_err abort_ids(mh_engine *e, mh__json ids)
+{
+    mh_bytes id;
+    mh__json key, value;
+    mh_err err = MH_OK;
+    if (mh__json_plain(ids, &id))
+        return abort_id(e, id);
+    if (mh__json_kind_of(ids) == MH__JSON_ABSENT || mh__json_kind_of(ids) == MH__JSON_NULL)
+        return abort_all(e);
+    if (mh__json_kind_of(ids) != MH__JSON_ARRAY)
+        return mh__fail(MH_ERR_INVALID, "msg_ids is to be a list of message ids");
+    for (mh__json_walk w = mh__json_walk_of(ids); !err && mh__json_next(&w, &key, &value);)
+        err = mh__json_plain(value, &id) ? abort_id(e, id) : mh__fail(MH_ERR_INVALID, "msg_ids holds something else than a message id");
+    return err;
+}
+
+/* ---- running --------------------------------------------------------------------------------- */
+
+static void remember_header(mh_engine *e, mh_bytes header)
+{
+    mh_buf *copy = NULL;
+    if (mh_buf_copy(&copy, header))
+        return; /* then late output has an older parent */
+    mh_buf_destroy(&e->last_header);
+    e->last_header = copy;
+}
+
+static mh_err start_job(mh_engine *e, mh__waiting_request *job)
+{
+    job->started_ns = mh__os_wall_ns();
+    e->running = job;
+    remember_header(e, job->message.header);
+    mh__at_engine_publish_status(e, job->message.header, "busy");
+    return mh__executor_run(e->executor, &(mh__request){.kind = job->kind, .type = job->header.msg_type, .msg_id = job->header.msg_id,
+                                                        .content = job->message.content, .buffers = job->message.buffers,
+                                                        .buffer_count = job->message.buffer_count});
+}
+
+void mh__at_engine_next(mh_engine *e)
+{
+    while (e->is_executor_ready && !e->running && !mh__list_is_empty(&e->queue) && !e->must_stop) {
+        mh__waiting_request *job = mh__list_entry(e->queue.next, mh__waiting_request, link);
+        dequeue(e, job);
+        mh_err err = start_job(e, job);
+        if (err) {
+            mh__at_engine_log(e, "the executor takes no request: %s", mh_err_detail());
+            mh__at_engine_end(e, MH_ERR_WORKER_LOST);
+        }
+    }
+    hold_back(e);
+}
+
+void mh__at_engine_on_request(mh__socket *s, mh__parcel *p, void *ctx)
+{
+    mh_engine *e = ctx;
+    mh__waiting_request *job = NULL;
+    if (make_job(e, s, p, &job)) {
+        drop_invalid(e);
+        return;
+    }
+    if (e->verbose)
+        mh__at_engine_log(e, "%.*s %.*s", (int)job->header.msg_type.size, (const char *)job->header.msg_type.data, (int)job->header.msg_id.size,
+                       (const char *)job->header.msg_id.data);
+    if (take_aborted(e, job->header.msg_id)) { /* its abort was faster, by another channel */
+        abort_job(e, job);
+        return;
+    }
+    enqueue(e, job);
+    mh__at_engine_next(e);
+}
+
+/* ---- what the executor says ------------------------------------------------------------------ */
+
+static void on_ready(void *ctx)
+{
+    mh_engine *e = ctx;
+    e->is_executor_ready = true;
+    mh__at_engine_register(e);
+}
+
+static void on_answer(void *ctx, const mh__answer *a)
+{
+    mh_engine *e = ctx;
+    mh__waiting_request *job = e->running;
+    if (!job) {
+        mh__at_engine_log(e, "the executor answered what nobody asked");
+        mh__at_engine_end(e, MH_ERR_WORKER_LOST);
+        return;
+    }
+    e->running = NULL;
+    mh__at_engine_reply(e, job, a);
+    mh__at_engine_publish_status(e, job->message.header, "idle");
+    free_job(&job);
+    mh__at_engine_next(e);
+}
+
+static void on_output(void *ctx, const mh__output *o)
+{
+    mh_engine *e = ctx;
+    mh_bytes parent = e->running ? e->running->message.header : (mh_bytes){0};
+    if (!e->running && e->last_header)
+        parent = (mh_bytes){mh_buf_data(e->last_header), mh_buf_size(e->last_header)};
+    mh__at_engine_publish(e, parent, o);
+}
+
+static void on_end(void *ctx, const char *why)
+{
+    mh_engine *e = ctx;
+    mh__at_engine_log(e, "%s", why);
+    mh__at_engine_end(e, MH_ERR_WORKER_LOST);
+}
+
+mh__executor_events mh__at_engine_events(mh_engine *e) { return (mh__executor_events){on_ready, on_answer, on_output, on_end, e}; }
+
+/* ---- control --------------------------------------------------------------------------------- */
+
+static mh_err on_abort(mh_engine *e, const mh__message *m)
+{
+    const char *const keys[] = {"msg_ids"};
+    mh__json ids;
+    mh_err err = mh__json_pick(m->content, keys, 1, &ids);
+    return err ? err : abort_ids(e, ids);
+}
+
+static mh_err on_signal(mh_engine *e, const mh__message *m)
+{
+    const char *const keys[] = {"sig"};
+    mh__json said;
+    mh_bytes name;
+    int64_t number = 0;
+    mh_err err = mh__json_pick(m->content, keys, 1, &said);
+    if (err)
+        return err;
+    if (mh__json_plain(said, &name))
+        number = mh__os_signal_number(name);
+    else if (!mh__json_int(said, &number))
+        number = 0;
+    if (number < 1 || number > 64)
+        return mh__fail(MH_ERR_INVALID, "\"sig\" is no signal: give its number or its name, such as \"SIGINT\"");
+    return mh__executor_signal(e->executor, (int)number);
+}
+
+static mh_err on_shutdown(mh_engine *e, const mh__message *m)
+{
+    (void)m;
+    mh__at_engine_log(e, "a client asked for shutdown");
+    mh__at_engine_end(e, MH_OK);
+    return MH_OK;
+}
+
+static mh_err on_interrupt(mh_engine *e, const mh__message *m)
+{
+    (void)m;
+    return mh__executor_signal(e->executor, SIGINT);
+}
+
+static const struct control {
+    const char *request, *reply;
+    mh_err (*act)(mh_engine *e, const mh__message *m);
+    const char *content;
+} controls[] = {
+    {"abort_request", "abort_reply", on_abort, "{\"status\":\"ok\"}"},
+    {"signal_request", "signal_reply", on_signal, "{\"status\":\"ok\"}"},
+    {"shutdown_request", "shutdown_reply", on_shutdown, "{\"status\":\"ok\",\"restart\":false}"},
+    {"interrupt_request", "interrupt_reply", on_interrupt, "{\"status\":\"ok\"}"},
+};
+
+static mh_err write_error(mh_err err, mh_buf *out)
+{
+    mh__json_out o = mh__json_into(out);
+    mh__json_open(&o, '{');
+    const char *const members[][2] = {{"status", "error"}, {"ename", mh_err_python(err)}, {"evalue", mh_err_detail()}};
+    for (size_t i = 0; i < 3; i++) {
+        mh__json_key(&o, members[i][0]);
+        mh__json_add_string(&o, members[i][1]);
+    }
+    mh__json_key(&o, "traceback");
+    mh__json_open(&o, '[');
+    mh__json_close(&o, ']');
+    mh__json_close(&o, '}');
+    return mh__json_finish(&o);
+}
+
+static void answer_control(mh_engine *e, mh__socket *s, const mh__parcel *p, const mh__message *m, const struct control *c)
+{
+    mh_buf *content = NULL;
+    mh_err err = c->act(e, m), failed = mh_buf_create(&content, 0);
+    if (!failed)
+        failed = err ? write_error(err, content) : mh_buf_append(content, mh__text(c->content));
+    if (!failed)
+        mh__at_engine_reply_control(e, s, p, m, c->reply, (mh_bytes){mh_buf_data(content), mh_buf_size(content)});
+    mh_buf_destroy(&content);
+}
+
+/* What needs the executor waits for it, ahead of everything else. */
+static void queue_first(mh_engine *e, mh__socket *s, mh__parcel *p)
+{
+    mh__waiting_request *job = NULL;
+    if (make_job(e, s, p, &job)) {
+        drop_invalid(e);
+        return;
+    }
+    mh__list_push_front(&e->queue, &job->link);
+    e->queue_count++;
+    e->queue_bytes += mh__parcel_bytes(job->parcel);
+    mh__at_engine_next(e);
+}
+
+void mh__at_engine_on_control(mh__socket *s, mh__parcel *p, void *ctx)
+{
+    mh_engine *e = ctx;
+    mh__message m;
+    mh__header h;
+    if (read_message(e, p, &m, &h)) {
+        drop_invalid(e);
+        return;
+    }
+    for (size_t i = 0; i < sizeof controls / sizeof controls[0]; i++) {
+        if (mh__bytes_are(h.msg_type, controls[i].request)) {
+            answer_control(e, s, p, &m, &controls[i]);
+            return;
+        }
+    }
+    queue_first(e, s, p);
+}

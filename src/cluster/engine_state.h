@@ -1,0 +1,105 @@
+/* What the files of the engine share. Everything belongs to the thread that runs it, but for `stop_bell`. */
+#ifndef MH_CLUSTER_ENGINE_STATE_H
+#define MH_CLUSTER_ENGINE_STATE_H
+
+#include "base/list.h"
+#include "cluster/executor.h"
+#include "manyhands/engine.h"
+#include "net/sign.h"
+#include "net/socket.h"
+#include "wire/connection.h"
+
+enum {
+    MH__AT_ENGINE_UUID_SIZE = 37,
+    MH__AT_ENGINE_ABORTED_MAX = 4096,          /* message ids to be aborted that have not arrived */
+    MH__AT_ENGINE_QUEUE_BYTES_MAX = 256 << 20, /* requests that wait here; beyond it they wait at the controller */
+    MH__AT_ENGINE_QUEUE_COUNT_MAX = 10000,
+};
+
+/* A request that arrived. */
+typedef struct mh__waiting_request {
+    mh__list link;
+    mh__parcel *parcel;
+    mh__message message; /* points into parcel */
+    mh__header header;
+    mh__request_kind kind;
+    mh__socket *from;
+    int64_t started_ns; /* wall clock; 0: it waits */
+} mh__waiting_request;
+
+typedef struct mh__aborted_id {
+    size_t size;
+    char text[MH__WIRE_ID_MAX];
+} mh__aborted_id;
+
+struct mh_engine {
+    mh__connection connection;
+    char uuid[MH__AT_ENGINE_UUID_SIZE];
+    int64_t id, wanted_id, register_timeout_ns;
+    uint32_t missed_beats_max;
+    bool verbose;
+
+    mh__loop *loop;
+    mh__sign_key *key;
+    mh__session session;
+    mh__curve_pair curve;
+    mh__socket *registrar, *shell, *control, *iopub, *ping, *pong;
+    bool has_broadcast;
+
+    /* registration and heartbeats */
+    bool is_registered;
+    mh__alarm register_alarm, beat_alarm;
+    mh_deadline register_until;
+    int64_t beat_period_ns, last_ping_ns;
+
+    /* work: engine_jobs.c */
+    mh__executor *executor;
+    bool is_executor_ready;
+    mh__list queue; /* of mh__waiting_request; the running one is not in it */
+    size_t queue_count, queue_bytes;
+    mh__waiting_request *running;
+    mh_buf *last_header; /* of the request that ran last: the parent of output that comes late */
+    mh__aborted_id *aborted;
+    size_t aborted_count, aborted_next;
+    mh__list unsent; /* replies that the controller was not there to take */
+    size_t unsent_bytes;
+    mh__alarm unsent_alarm;
+    uint64_t dropped; /* messages that were not valid */
+
+    /* the end */
+    int stop_bell, signals;
+    bool must_stop;
+    mh_err end;
+};
+
+/* ---- engine.c -------------------------------------------------------------------------------- */
+
+void mh__at_engine_log(const mh_engine *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Ask the controller for a number. */
+void mh__at_engine_register(mh_engine *e);
+/* End with err after this round. */
+void mh__at_engine_end(mh_engine *e, mh_err err);
+
+/* ---- engine_jobs.c --------------------------------------------------------------------------- */
+
+/* What came from a client by way of the controller. ctx: the engine. */
+void mh__at_engine_on_request(mh__socket *s, mh__parcel *p, void *ctx);
+void mh__at_engine_on_control(mh__socket *s, mh__parcel *p, void *ctx);
+/* Begin the next request if nothing runs. */
+void mh__at_engine_next(mh_engine *e);
+void mh__at_engine_send_unsent(void *ctx);
+mh__executor_events mh__at_engine_events(mh_engine *e);
+void mh__at_engine_drop_jobs(mh_engine *e);
+
+/* ---- engine_reply.c -------------------------------------------------------------------------- */
+
+/* Answer a job with this content; buffers may be lent by hold (borrowed). Its parcel keeps the identities. */
+void mh__at_engine_reply(mh_engine *e, const mh__waiting_request *job, const mh__answer *a);
+/* The same on the control channel, with a content of its own. */
+void mh__at_engine_reply_control(mh_engine *e, mh__socket *s, const mh__parcel *p, const mh__message *m, const char *type, mh_bytes content);
+/* Publish output of the request whose header is `parent`. */
+void mh__at_engine_publish(mh_engine *e, mh_bytes parent, const mh__output *o);
+void mh__at_engine_publish_status(mh_engine *e, mh_bytes parent, const char *state);
+void mh__at_engine_drop_unsent(mh_engine *e);
+
+#endif

@@ -1,0 +1,293 @@
+/* The native executor: a pool of one worker process that has loaded a task library. The pool does what is hard: a task that kills
+ * its worker is answered with an error, and the next worker is there. */
+#include "cluster/executor.h"
+#include "wire/json.h"
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "manyhands/engine.h"
+#include "os/fd.h"
+#include "os/library.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#define LOAD_NS (60 * MH_SECOND)
+
+typedef struct native_executor {
+    mh__executor base;
+    mh_pool *pool;
+    char *path;
+    const mh_task_library *library; /* in the worker only */
+    mh_future *running;             /* the loop's */
+    int bell;                       /* rung by the pool when `running` is done */
+    mh__alarm ready;
+} native_executor;
+
+/* ---- in the worker --------------------------------------------------------------------------- */
+
+/* FNV-1a: what a function's name is in a task's tag. */
+static uint64_t hash_of(mh_bytes name)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (size_t i = 0; i < name.size; i++)
+        hash = (hash ^ ((const unsigned char *)name.data)[i]) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
+static uint64_t hash_of_entry(const mh_task_entry *e) { return hash_of((mh_bytes){e->name, strlen(e->name)}); }
+
+static mh_err check_library(const mh_task_library *l, const char *path)
+{
+    if (l->abi != MH_TASK_LIBRARY_ABI)
+        return mh__fail(MH_ERR_UNSUPPORTED, "task library \"%s\" was built for version %u of the interface, not %u", path, l->abi,
+                        MH_TASK_LIBRARY_ABI);
+    for (uint32_t i = 0; i < l->count; i++) {
+        for (uint32_t j = 0; j < i; j++) {
+            if (hash_of_entry(&l->entries[i]) == hash_of_entry(&l->entries[j]))
+                return mh__fail(MH_ERR_INVALID, "task library \"%s\" names \"%s\" twice", path, l->entries[i].name);
+        }
+    }
+    return MH_OK;
+}
+
+static mh_err initialize(void *ctx)
+{
+    native_executor *e = ctx;
+    const void *found = NULL;
+    mh_err err = mh__os_library_open(e->path, MH_TASK_LIBRARY_SYMBOL, &found);
+    if (!err)
+        err = check_library(found, e->path);
+    if (!err)
+        e->library = found;
+    return err;
+}
+
+static mh_err run_task(mh_task *task, void *ctx)
+{
+    const mh_task_library *l = ((native_executor *)ctx)->library;
+    for (uint32_t i = 0; i < l->count; i++) {
+        if (hash_of_entry(&l->entries[i]) == mh_task_tag(task))
+            return l->entries[i].run(task, l->ctx);
+    }
+    return MH_ERR_NOT_FOUND;
+}
+
+/* ---- answers --------------------------------------------------------------------------------- */
+
+typedef struct held_result {
+    mh__hold base;
+    mh_result result;
+    mh_future *future;
+} held_result;
+
+static void destroy_held(mh__hold *h)
+{
+    held_result *held = (held_result *)h;
+    mh_result_release(&held->result);
+    mh_future_release(&held->future);
+    mh__free(held);
+}
+
+static const char *name_of(mh_err err)
+{
+    switch (err) {
+    case MH_ERR_WORKER_LOST: return "WorkerLost";
+    case MH_ERR_NOT_FOUND: return "UnknownFunction";
+    case MH_ERR_TASK_FAILED: return "TaskFailed";
+    default: return mh_err_name(err);
+    }
+}
+
+static mh_err describe(const mh_result *r, mh_buf *content)
+{
+    mh__json_out o = mh__json_into(content);
+    mh__json_open(&o, '{');
+    mh__json_key(&o, "status");
+    mh__json_add_string(&o, r->err ? "error" : "ok");
+    if (r->err) {
+        mh__json_key(&o, "ename");
+        mh__json_add_string(&o, name_of(r->err));
+        mh__json_key(&o, "evalue");
+        if (r->reply.size)
+            mh__json_add_bytes(&o, r->reply);
+        else
+            mh__json_add_string(&o, mh_err_text(r->err));
+        mh__json_key(&o, "traceback");
+        mh__json_open(&o, '[');
+        mh__json_close(&o, ']');
+    }
+    mh__json_close(&o, '}');
+    return mh__json_finish(&o);
+}
+
+static mh_err answer(native_executor *e, held_result *held)
+{
+    mh_buf *content = NULL;
+    const mh_result *r = &held->result;
+    mh_err err = mh_buf_create(&content, 0);
+    if (!err)
+        err = describe(r, content);
+    if (!err)
+        e->base.events.on_answer(e->base.events.ctx, &(mh__answer){.content = {mh_buf_data(content), mh_buf_size(content)}, .is_met = true,
+                                                                  .buffers = &r->reply, .buffer_count = r->err ? 0 : 1, .hold = &held->base});
+    mh_buf_destroy(&content);
+    return err;
+}
+
+static void on_bell(int fd, void *ctx)
+{
+    native_executor *e = ctx;
+    mh__os_eventfd_clear(fd);
+    if (!e->running || !mh_future_is_done(e->running))
+        return;
+    held_result *held = mh__calloc(1, sizeof *held);
+    mh_err err = held ? mh_future_result(e->running, MH_NOW, &held->result) : MH_ERR_NO_MEMORY;
+    if (err) {
+        mh__free(held);
+        mh__os_eventfd_set(fd); /* again in the next round */
+        return;
+    }
+    held->base.destroy = destroy_held;
+    held->future = e->running;
+    atomic_store(&held->base.refs, 1);
+    e->running = NULL;
+    if (answer(e, held))
+        e->base.events.on_end(e->base.events.ctx, "no memory for an answer");
+    mh__hold_drop(&held->base);
+}
+
+/* From the pool's thread. */
+static void ring(mh_future *f, void *ctx)
+{
+    (void)f;
+    mh__os_eventfd_set(((native_executor *)ctx)->bell);
+}
+
+/* ---- the interface --------------------------------------------------------------------------- */
+
+static mh_err refuse(native_executor *e, const char *name, const char *why)
+{
+    mh_buf *content = NULL;
+    mh_err err = mh_buf_create(&content, 0);
+    if (err)
+        return err;
+    mh__json_out o = mh__json_into(content);
+    mh__json_open(&o, '{');
+    const char *const members[][2] = {{"status", "error"}, {"ename", name}, {"evalue", why}};
+    for (size_t i = 0; i < 3; i++) {
+        mh__json_key(&o, members[i][0]);
+        mh__json_add_string(&o, members[i][1]);
+    }
+    mh__json_key(&o, "traceback");
+    mh__json_open(&o, '[');
+    mh__json_close(&o, ']');
+    mh__json_close(&o, '}');
+    err = mh__json_finish(&o);
+    if (!err)
+        e->base.events.on_answer(e->base.events.ctx, &(mh__answer){.content = {mh_buf_data(content), mh_buf_size(content)}, .is_met = true});
+    mh_buf_destroy(&content);
+    return err;
+}
+
+static mh_err run(mh__executor *base, const mh__request *r)
+{
+    native_executor *e = (native_executor *)base;
+    mh__json function = {0};
+    mh_bytes name;
+    const char *const keys[] = {"function"};
+    if (r->kind != MH__REQUEST_CALL)
+        return refuse(e, "NotImplementedError", "this engine runs native functions only: call them by name");
+    if (mh__json_pick(r->content, keys, 1, &function) || !mh__json_plain(function, &name))
+        return refuse(e, "ValueError", "the content of a call_request needs \"function\", a name without escapes");
+    if (r->buffer_count > 1)
+        return refuse(e, "ValueError", "a native function takes one buffer");
+    mh_bytes input = r->buffer_count ? r->buffers[0] : (mh_bytes){0};
+    mh_err err = mh_pool_submit(e->pool, input, &(mh_submit_options){.tag = hash_of(name)}, &e->running);
+    if (!err)
+        err = mh_future_on_done(e->running, ring, e);
+    return err;
+}
+
+static mh_err send_signal(mh__executor *base, int number)
+{
+    (void)base, (void)number;
+    return mh__fail(MH_ERR_UNSUPPORTED, "a native executor takes no signals");
+}
+
+static void destroy(mh__executor *base)
+{
+    native_executor *e = (native_executor *)base;
+    mh__alarm_clear(base->loop, &e->ready);
+    if (e->bell >= 0)
+        mh__loop_remove_fd(base->loop, e->bell);
+    mh_pool_destroy(&e->pool); /* after this the pool rings no more */
+    mh_future_release(&e->running);
+    mh__os_close(&e->bell);
+    mh__free(e->path);
+    mh__free(e);
+}
+
+static const mh__executor_kind native_kind = {run, send_signal, destroy};
+
+static void tell_ready(void *ctx)
+{
+    native_executor *e = ctx;
+    e->base.events.on_ready(e->base.events.ctx);
+}
+
+/* In a child of its own: a library may do anything while it is loaded. */
+static int try_library(void *ctx)
+{
+    mh_err err = initialize(ctx);
+    if (err)
+        fprintf(stderr, "manyhands engine: %s\n", mh_err_detail());
+    return err ? 1 : 0;
+}
+
+static mh_err check_in_child(native_executor *e)
+{
+    mh_process *p = NULL;
+    mh_exit status = {0};
+    mh_err err = mh__os_library_check(e->path);
+    if (!err)
+        err = mh_process_start(&p, &(mh_process_options){.method = MH_START_FORK, .run = try_library, .ctx = e});
+    if (!err)
+        err = mh_process_wait(p, mh_deadline_in(LOAD_NS), &status);
+    if (err) {
+        mh_process_detach(&p);
+        return err;
+    }
+    mh_process_destroy(&p);
+    if (status.signal)
+        return mh__fail(MH_ERR_INVALID, "task library \"%s\": signal %d while it was loaded", e->path, status.signal);
+    return status.code ? mh__fail(MH_ERR_INVALID, "task library \"%s\" can't be used: stderr says why", e->path) : MH_OK;
+}
+
+mh_err mh__native_executor_create(mh__executor **out, mh__loop *l, const char *library, const mh__executor_events *events)
+{
+    *out = NULL;
+    native_executor *e = mh__calloc(1, sizeof *e);
+    if (!e)
+        return MH_ERR_NO_MEMORY;
+    e->base = (mh__executor){&native_kind, *events, l};
+    e->ready = (mh__alarm){.fn = tell_ready, .ctx = e};
+    e->bell = -1;
+    e->path = mh__strdup(library);
+    mh_err err = e->path ? check_in_child(e) : MH_ERR_NO_MEMORY;
+    if (!err)
+        err = mh__os_eventfd(&e->bell);
+    if (!err)
+        err = mh_pool_create(&e->pool, &(mh_pool_options){.workers = 1, .start = MH_START_FORK,
+                                                          .worker = {.run = run_task, .initialize = initialize, .ctx = e}});
+    if (!err)
+        err = mh__loop_add_fd(l, e->bell, on_bell, e);
+    if (err) {
+        destroy(&e->base);
+        return err;
+    }
+    mh__alarm_set(l, &e->ready, MH_NOW); /* in the loop's next round, not inside this call */
+    *out = &e->base;
+    return MH_OK;
+}
