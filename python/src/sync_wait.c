@@ -136,10 +136,10 @@ static PyObject *event_join(PyObject *self, PyObject *place)
 }
 
 static PyMethodDef event_methods[] = {
-    {"is_set", event_is_set, METH_NOARGS, "is_set(): whether it is set."},
-    {"set", event_set, METH_NOARGS, "set(): set it and wake all who wait. Never waits for anybody."},
-    {"clear", event_clear, METH_NOARGS, "clear(): unset it."},
-    {"wait", MHPY_METHOD(event_wait), METH_FASTCALL | METH_KEYWORDS, "wait(timeout=None): True once it is set, False after timeout seconds."},
+    {"is_set", event_is_set, METH_NOARGS, "is_set($self)\n--\n\nWhether it is set."},
+    {"set", event_set, METH_NOARGS, "set($self)\n--\n\nSet it and wake all who wait. Never waits for anybody."},
+    {"clear", event_clear, METH_NOARGS, "clear($self)\n--\n\nUnset it."},
+    {"wait", MHPY_METHOD(event_wait), METH_FASTCALL | METH_KEYWORDS, "wait($self, timeout=None)\n--\n\nTrue once it is set, False after timeout seconds."},
     {"_place", event_place, METH_NOARGS, "_place(): what _join needs in another process."},
     {"_join", event_join, METH_O, "_join(place): be the event that lies there."},
     {NULL, NULL, 0, NULL},
@@ -382,9 +382,9 @@ static PyObject *cond_lock(PyObject *self, void *unused)
 
 static PyMethodDef cond_methods[] = {
     {"wait", MHPY_METHOD(cond_wait), METH_FASTCALL | METH_KEYWORDS,
-     "wait(timeout=None): release the lock, wait to be notified, acquire it again; whether it was notified."},
-    {"notify", MHPY_METHOD(cond_notify), METH_VARARGS | METH_KEYWORDS, "notify(n=1): wake up to n that wait, the longest waiting first."},
-    {"notify_all", cond_notify_all, METH_NOARGS, "notify_all(): wake all that wait."},
+     "wait($self, timeout=None)\n--\n\nRelease the lock, wait to be notified, acquire it again; whether it was notified."},
+    {"notify", MHPY_METHOD(cond_notify), METH_VARARGS | METH_KEYWORDS, "notify($self, n=1)\n--\n\nWake up to n that wait, the longest waiting first."},
+    {"notify_all", cond_notify_all, METH_NOARGS, "notify_all($self)\n--\n\nWake all that wait."},
     {"__enter__", cond_enter, METH_NOARGS, "Acquire the lock."},
     {"__exit__", MHPY_METHOD(cond_exit), METH_FASTCALL, "Release the lock."},
     {"_waiting", cond_waiting, METH_NOARGS, "How many wait and are not notified yet."},
@@ -639,8 +639,8 @@ static PyObject *barrier_join(PyObject *self, PyObject *args)
 
 static PyMethodDef barrier_methods[] = {
     {"wait", MHPY_METHOD(barrier_wait), METH_FASTCALL | METH_KEYWORDS,
-     "wait(timeout=None): wait until all parties have come; the order of arrival, from 0. BrokenBarrierError when one gave up or died."},
-    {"reset", barrier_reset, METH_NOARGS, "reset(): make it whole and empty; those who wait get BrokenBarrierError."},
+     "wait($self, timeout=None)\n--\n\nWait until all parties have come; the order of arrival, from 0. BrokenBarrierError when one gave up or died."},
+    {"reset", barrier_reset, METH_NOARGS, "reset($self)\n--\n\nMake it whole and empty; those who wait get BrokenBarrierError."},
     {"abort", barrier_abort, METH_NOARGS, "abort(): break it, until reset()."},
     {"_place", barrier_place, METH_NOARGS, "_place(): what _join needs in another process."},
     {"_join", barrier_join, METH_VARARGS, "_join(place, action, timeout): be the barrier that lies there."},
