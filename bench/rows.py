@@ -175,11 +175,13 @@ def death(warm, count=20):
 def all_rows(workers):
     """Yields each row with its pools warm, and stops them before the next. Starts come first, while this process is small."""
     from rows_futures import FUTURES  # which needs what is above
+    from rows_limits import limited, nested
     from rows_memory import MEMORY
     from rows_queues import pipe_rows, queue_rows
     from rows_sync import sync
 
-    for make in (start_and_stop, processes, sync, queue_rows, pipe_rows, squares, small_tasks, submitted, round_trip, arrays, death, *FUTURES, *MEMORY):
+    for make in (start_and_stop, processes, sync, queue_rows, pipe_rows, squares, small_tasks, submitted, round_trip, arrays, death, nested,
+                 limited, *FUTURES, *MEMORY):
         warm = c.Warm(workers)
         try:
             yield from make(warm)

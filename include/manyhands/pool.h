@@ -73,6 +73,16 @@ MH_API MH_NODISCARD mh_err mh_task_reply(mh_task *task, mh_bytes reply);
  * task function returns. */
 MH_API MH_NODISCARD mh_err mh_task_shared(mh_task *task, uint32_t id, mh_bytes *out);
 
+/* What the task function does now: runs (as it begins), or reads or writes the bytes of tasks. For mh_pool_worker_stats and traces; cheap. */
+typedef enum mh_task_part_kind {
+    MH_TASK_RUNS = 0,
+    MH_TASK_SERIALISES = 1
+} mh_task_part_kind;
+MH_API void mh_task_part(mh_task *task, mh_task_part_kind part);
+/* What it is called in the trace: the first 31 bytes, what is not printable ASCII as question marks. The text is copied. */
+MH_API bool mh_task_is_traced(const mh_task *task);
+MH_API void mh_task_label(mh_task *task, const char *label);
+
 /* Be a worker on the socket that the pool passed to this process (spawn and fork-server programs call this from
  * their main). Returns when the pool closes, when this worker is to be recycled, or when the parent is gone. errors: CORRUPT the pool's
  * memory is not valid; CLOSED the pool is gone. */
@@ -117,6 +127,8 @@ typedef struct mh_pool_options {
     size_t slots;                    /* slots for each worker, a power of two; 0: 256 */
     size_t max_bytes;                /* bound on shared memory for tasks and for each worker's replies; 0: half of the machine's memory */
     int64_t spin_ns;                 /* how long a waiter may spin before it sleeps; 0: adapts, never on one core; negative: never */
+    size_t trace_events;             /* how many events of each worker, and of the pool itself, are kept for mh_pool_trace (about 100 bytes each; at
+                                      * most 1,048,576); 0: none */
     uint32_t max_start_failures;     /* consecutive workers that end before taking a task until the pool is broken; 0: 16 */
     bool must_initialize;            /* one worker whose initialize fails breaks the pool at once */
 } mh_pool_options;
@@ -288,6 +300,34 @@ typedef struct mh_pool_stats {
     size_t request_bytes, reply_bytes; /* shared memory in use: by tasks and what is shared; by replies that are not released */
 } mh_pool_stats;
 MH_API void mh_pool_stats_read(mh_pool *pool, mh_pool_stats *out);
+/* Where a worker's time went, from its first readiness on; the five add up to lived_ns. Of tasks shorter than 20 microseconds only
+ * some are measured. */
+typedef struct mh_worker_stats {
+    int32_t pid;
+    uint64_t tasks, bytes_in, bytes_out; /* that it ran, all attempts; of their requests; of their replies */
+    int64_t lived_ns;
+    int64_t busy_ns;        /* running task functions, but for */
+    int64_t serialising_ns; /* what they spent on reading and writing (see mh_task_part) */
+    int64_t idle_ns;        /* without a task */
+    int64_t core_ns;        /* waiting for a core: see mh_pool_default_workers */
+    int64_t transport_ns;   /* the rest: taking tasks and handing replies over */
+} mh_worker_stats;
+/* Of each live worker; *count in: capacity, out: how many there are. */
+MH_API void mh_pool_worker_stats(mh_pool *pool, mh_worker_stats *out, size_t *count);
+/* Of the pool's own process. Of what is left of lived_ns nothing is known: there the callers did something else. */
+typedef struct mh_pool_time_stats {
+    int64_t lived_ns;       /* since the pool was created */
+    int64_t waiting_ns;     /* callers asleep, all threads together */
+    int64_t serialising_ns; /* what mh_pool_note_serialising was told */
+    int64_t transport_ns;   /* collecting replies and handing out tasks */
+    mh_worker_stats departed; /* all workers that have ended, together; pid 0 */
+} mh_pool_time_stats;
+MH_API void mh_pool_time_stats_read(mh_pool *pool, mh_pool_time_stats *out);
+/* The caller has written tasks or read results from `begin_ns` to `end_ns` (mh_now). */
+MH_API void mh_pool_note_serialising(mh_pool *pool, int64_t begin_ns, int64_t end_ns);
+/* What the workers ran and the callers waited for lately, in the trace-event format of Chrome (JSON): for chrome://tracing and ui.perfetto.dev.
+ * errors: INVALID options.trace_events is 0; NO_MEMORY. owns: the caller. */
+MH_API MH_NODISCARD mh_err mh_pool_trace(mh_pool *pool, mh_buf **json);
 /* Process numbers of the live workers; *count in: capacity, out: how many there are. */
 MH_API void mh_pool_pids(mh_pool *pool, int32_t *pids, size_t *count);
 

@@ -30,6 +30,8 @@ IMapUnorderedIterator = _core.IMapIterator
 
 _Retries = int | tuple[int, int] | tuple[int, int, int]
 
+_TRACE_EVENTS = 16384
+
 _START = {"fork": 1, "spawn": 2, "forkserver": 3}
 
 # Pools that their program left open: ended at its end, like daemonic processes.
@@ -97,6 +99,7 @@ class Pool(_core.Pool):
     memory            bytes by which a worker may grow in a task; a task that takes more raises `OutOfMemory`, and its worker is replaced
     maxbytesperchild  a worker that has grown over so many bytes is replaced after its task; default: never
     pin               bind each worker to a core
+    trace             keep what each worker did lately, for `trace`: True, or how many events of each; default: nothing
 
     timeout, retries and memory can also be given to each call. A task is a call of `apply`, or a chunk of the others.
 
@@ -114,7 +117,8 @@ class Pool(_core.Pool):
 
     def __init__(self, processes: int | None = None, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = (),
                  maxtasksperchild: int | None = None, context: Any = None, *, timeout: float | None = None,
-                 retries: _Retries = 0, memory: int | None = None, maxbytesperchild: int | None = None, pin: bool = False) -> None:
+                 retries: _Retries = 0, memory: int | None = None, maxbytesperchild: int | None = None, pin: bool = False,
+                 trace: bool | int = False) -> None:
         self._state = INIT
         self._callback_thread: threading.Thread | None = None
         self._lazy: dict[Any, None] = {}  # iterators that nobody consumes yet
@@ -138,12 +142,16 @@ class Pool(_core.Pool):
             from .context import _default_context as context
         self._ctx = context.get_context()
         self._processes = processes
-        self._start_workers(initializer, tuple(initargs), maxtasksperchild or 0, maxbytesperchild or 0, pin, timeout, retries, memory)
+        if isinstance(trace, bool):
+            trace = _TRACE_EVENTS if trace else 0
+        if not isinstance(trace, int) or not 0 <= trace <= 1 << 20:
+            raise ValueError("trace must be a bool, or a number of events up to 1048576")
+        self._start_workers(initializer, tuple(initargs), maxtasksperchild or 0, maxbytesperchild or 0, pin, timeout, retries, memory, trace)
         self._state = RUN
         _end_at_exit(self)
 
     def _start_workers(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], max_tasks: int, max_bytes: int,
-                       pin: bool, timeout: float | None, retries: _Retries, memory: int | None) -> None:
+                       pin: bool, timeout: float | None, retries: _Retries, memory: int | None, trace: int) -> None:
         method = self._ctx._name
         if method not in _START:
             raise ValueError(f"the context starts processes in a way that pools do not know: {method!r}, not one of {', '.join(_START)}")
@@ -163,7 +171,7 @@ class Pool(_core.Pool):
         try:
             self._open(self._processes, _START[method], argv, prepare, _serial.Names(method == "fork"), max_tasks=max_tasks,
                        max_bytes=max_bytes, pin=pin, timeout=timeout, retries=retries, memory=memory,
-                       must_initialize=self._must_initialize, fds=self._start_fds)
+                       must_initialize=self._must_initialize, fds=self._start_fds, trace=trace)
         except BaseException:
             self._close_start_data()
             raise
@@ -318,9 +326,24 @@ class Pool(_core.Pool):
         self._close_start_data()
         _open.discard(self)
 
-    def stats(self) -> dict[str, int]:
-        """Counts of tasks and workers, and the shared memory in use."""
+    def stats(self) -> dict[str, Any]:
+        """What the pool did, and where its time went, in seconds.
+
+        Counts of tasks and workers, and the bytes of shared memory in use; `each_worker`, a list with a dict for each live worker: `pid`, `tasks`,
+        `bytes_in`, `bytes_out`, and its time since it was first ready, `lived`, which is the sum of `busy` (in your functions), `serialising`,
+        `transport` (handing over), `idle` and `waiting_for_core`; `departed`, the same of all workers that have ended, together; and `caller`, of this
+        process: `lived`, `waiting`, `serialising`, `transport`. Of tasks shorter than 20 microseconds only some are measured.
+        """
         return self._stats()
+
+    def trace(self, path: str | os.PathLike[str]) -> None:
+        """Write what the workers did lately to a file for chrome://tracing or https://ui.perfetto.dev; for pools made with trace=True.
+
+        Raises ValueError for a pool that keeps no trace, OSError when the file cannot be written.
+        """
+        text = self._trace()
+        with open(path, "wb") as file:
+            file.write(text)
 
     @property
     def _pool(self) -> list[_WorkerView]:

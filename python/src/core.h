@@ -230,6 +230,8 @@ typedef struct mhpy_pool {
     PyObject *prepare; /* workers hold its address */
     PyObject *mailbox;
     size_t workers;
+    bool traced;
+    unsigned watched;
     bool running; /* takes new calls; lazy iterators go on without */
     mh_submit_options defaults;
 } mhpy_pool;
@@ -238,6 +240,13 @@ extern PyType_Spec mhpy_pool_spec;
 
 /* Raise ValueError unless the pool takes calls. */
 bool mhpy_check_running(const mhpy_pool *p);
+/* Around what the caller spends on writing tasks and reading results, for stats and the trace. `often`: it is done for each small task, and measured
+ * now and then only. */
+typedef struct mhpy_watch {
+    int64_t begin, each;
+} mhpy_watch;
+mhpy_watch mhpy_watch_begin(mhpy_pool *p, bool often);
+void mhpy_watch_end(mhpy_pool *p, mhpy_watch watch);
 /* timeout, retries and memory as the caller gave them, over the pool's own. */
 bool mhpy_submit_options(const mhpy_pool *p, PyObject *timeout, PyObject *retries, PyObject *memory, mh_submit_options *out);
 /* The shared number of a function that is a pure name; for others found is false and *blob its pickle. False with an exception set. */

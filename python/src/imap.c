@@ -126,7 +126,10 @@ static bool submit(imap *m, PyObject *list)
     size_t size;
     uint64_t number = m->submitted++;
     Py_ssize_t count = PyList_GET_SIZE(list);
-    if (!mhpy_pack(&room, &m->function, m->op, 0, ((PyListObject *)list)->ob_item, count, &size)) {
+    mhpy_watch watch = mhpy_watch_begin(m->pool, m->chunk == 1);
+    bool packed = mhpy_pack(&room, &m->function, m->op, 0, ((PyListObject *)list)->ob_item, count, &size);
+    mhpy_watch_end(m->pool, watch);
+    if (!packed) {
         mhpy_room_close(&room);
         if (!PyErr_ExceptionMatches(PyExc_Exception))
             return false;
@@ -219,12 +222,14 @@ static bool collect(imap *m, mh_deadline until)
         return false;
     }
     bool ok = true;
+    mhpy_watch watch = mhpy_watch_begin(m->pool, false);
     for (size_t i = 0; i < count; i++) {
         uint64_t number = results[i].tag;
         m->flying--;
         PyObject *list = ok ? list_of_result(&results[i]) : NULL;
         ok = ok && (list || PyErr_ExceptionMatches(PyExc_Exception)) && keep(m, number, list);
     }
+    mhpy_watch_end(m->pool, watch);
     MHPY_UNLOCKED(mh_results_release(results, count));
     return ok && PyErr_CheckSignals() == 0;
 }

@@ -185,6 +185,7 @@ static Py_ssize_t send_singles(map *m)
     Py_ssize_t most = m->count - m->next, free = (Py_ssize_t)(m->window - m->flying), count = 0;
     most = most < free ? most : free;
     most = most < BATCH ? most : BATCH;
+    mhpy_watch watch = mhpy_watch_begin(m->pool, false);
     for (; count < most; count++) {
         unsigned char *to = records + count * SIZE;
         if (!mhpy_encode_one(items[m->next + count], to + sizeof head))
@@ -193,6 +194,7 @@ static Py_ssize_t send_singles(map *m)
     }
     if (!count)
         return 0;
+    mhpy_watch_end(m->pool, watch);
     size_t taken = 0;
     mh_err err;
     Py_BEGIN_ALLOW_THREADS
@@ -243,7 +245,10 @@ static int send_chunk(map *m)
     mhpy_room room = {.pool = m->pool->pool};
     size_t size;
     uint8_t flags = m->chunk ? 0 : MHPY_FLAG_TIMED;
-    if (!mhpy_pack_slice(&room, &m->function, m->op, flags, m->items, m->next, chunk, &size)) {
+    mhpy_watch watch = mhpy_watch_begin(m->pool, m->chunk == 1);
+    bool packed = mhpy_pack_slice(&room, &m->function, m->op, flags, m->items, m->next, chunk, &size);
+    mhpy_watch_end(m->pool, watch);
+    if (!packed) {
         mhpy_room_close(&room);
         if (room.err == MH_ERR_NO_SPACE && m->flying) {
             PyErr_Clear();
@@ -346,10 +351,12 @@ static bool receive(map *m, bool wait)
     }
     Py_ssize_t done = 0;
     bool ok = true;
+    mhpy_watch watch = err ? (mhpy_watch){0} : mhpy_watch_begin(m->pool, false);
     for (size_t i = 0; !err && i < count; i++) {
         done += (Py_ssize_t)(results[i].tag >> START_BITS);
         ok = ok && take_result(m, &results[i]);
     }
+    mhpy_watch_end(m->pool, watch);
     if (!err)
         MHPY_UNLOCKED(mh_results_release(results, count));
     return ok && report(m, done) && PyErr_CheckSignals() == 0;

@@ -72,6 +72,26 @@ bool mhpy_submit_options(const mhpy_pool *p, PyObject *timeout, PyObject *retrie
            retry_count(PyTuple_GET_ITEM(retries, count == 3 ? 2 : 0), &out->oom_retries);
 }
 
+enum { WATCH_EACH = 16 };
+
+mhpy_watch mhpy_watch_begin(mhpy_pool *p, bool often)
+{
+    if (often && !p->traced && ++p->watched % WATCH_EACH)
+        return (mhpy_watch){0};
+    return (mhpy_watch){.begin = mh_now(), .each = often && !p->traced ? WATCH_EACH : 1};
+}
+
+void mhpy_watch_end(mhpy_pool *p, mhpy_watch watch)
+{
+    if (!watch.begin || !p->pool)
+        return;
+    int64_t end = watch.begin + (mh_now() - watch.begin) * watch.each;
+    if (p->traced)
+        MHPY_UNLOCKED(mh_pool_note_serialising(p->pool, watch.begin, end));
+    else
+        mh_pool_note_serialising(p->pool, watch.begin, end); /* which takes no lock then */
+}
+
 /* ---- functions ----------------------------------------------------------------------------------------------- */
 
 static bool share_blob(mhpy_pool *p, PyObject *blob, mhpy_function *out)
@@ -259,13 +279,13 @@ static mh_err create(mhpy_pool *p, const mh_pool_options *options)
 static PyObject *open_pool(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"workers", "start", "argv", "prepare", "names", "max_tasks", "max_bytes", "pin", "timeout", "retries", "memory",
-                               "must_initialize", "fds", NULL};
+                               "must_initialize", "fds", "trace", NULL};
     mhpy_pool *p = (mhpy_pool *)self;
-    Py_ssize_t workers, max_tasks = 0, max_bytes = 0;
+    Py_ssize_t workers, max_tasks = 0, max_bytes = 0, trace = 0;
     int start, pin = 0, must_initialize = 0;
     PyObject *argv_list, *prepare, *names, *timeout = NULL, *retries = NULL, *memory = NULL, *keep_argv = NULL, *fds = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "niOOO|$nnpOOOpO", keywords, &workers, &start, &argv_list, &prepare, &names, &max_tasks,
-                                     &max_bytes, &pin, &timeout, &retries, &memory, &must_initialize, &fds))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "niOOO|$nnpOOOpOn", keywords, &workers, &start, &argv_list, &prepare, &names, &max_tasks,
+                                     &max_bytes, &pin, &timeout, &retries, &memory, &must_initialize, &fds, &trace))
         return NULL;
     if (p->pool) {
         PyErr_SetString(PyExc_RuntimeError, "the pool is open already");
@@ -290,13 +310,14 @@ static PyObject *open_pool(PyObject *self, PyObject *args, PyObject *kwargs)
     mh_pool_options options = {
         .workers = (size_t)workers, .start = (mh_start_method)start, .worker_argv = argv, .worker = mhpy_worker_options(prepare),
         .max_tasks_per_worker = (size_t)max_tasks, .max_worker_bytes = (size_t)max_bytes, .pin = pin,
-        .must_initialize = must_initialize, .worker_fds = pass, .worker_fd_count = pass_count};
+        .must_initialize = must_initialize, .worker_fds = pass, .worker_fd_count = pass_count, .trace_events = (size_t)trace};
     mh_err err = create(p, &options);
     PyMem_Free(argv);
     Py_XDECREF(keep_argv);
     if (err)
         return mhpy_raise(err);
     p->workers = (size_t)workers;
+    p->traced = trace > 0;
     p->running = true;
     Py_RETURN_NONE;
 }
@@ -450,7 +471,7 @@ static PyObject *pids(PyObject *self, PyObject *unused)
     return list;
 }
 
-static PyObject *stats(PyObject *self, PyObject *unused)
+static PyObject *counts(PyObject *self, PyObject *unused)
 {
     (void)unused;
     mhpy_pool *p = (mhpy_pool *)self;
@@ -466,6 +487,71 @@ static PyObject *stats(PyObject *self, PyObject *unused)
                          (unsigned long long)s.request_bytes, "reply_bytes", (unsigned long long)s.reply_bytes);
 }
 
+
+static double seconds(int64_t ns) { return (double)ns / 1e9; }
+
+static PyObject *worker_row(const mh_worker_stats *w)
+{
+    return Py_BuildValue("{si sK sK sK sd sd sd sd sd sd}", "pid", (int)w->pid, "tasks", (unsigned long long)w->tasks, "bytes_in",
+                         (unsigned long long)w->bytes_in, "bytes_out", (unsigned long long)w->bytes_out, "lived", seconds(w->lived_ns), "busy",
+                         seconds(w->busy_ns), "serialising", seconds(w->serialising_ns), "transport", seconds(w->transport_ns), "idle",
+                         seconds(w->idle_ns), "waiting_for_core", seconds(w->core_ns));
+}
+
+static bool put_new(PyObject *dict, const char *key, PyObject *value)
+{
+    bool ok = value && PyDict_SetItemString(dict, key, value) == 0;
+    Py_XDECREF(value);
+    return ok;
+}
+
+static PyObject *worker_rows(mhpy_pool *p)
+{
+    size_t capacity = p->workers, count = p->workers;
+    mh_worker_stats *rows = PyMem_Calloc(capacity + 1, sizeof *rows);
+    PyObject *list = rows ? PyList_New(0) : PyErr_NoMemory();
+    if (list && p->pool)
+        MHPY_UNLOCKED(mh_pool_worker_stats(p->pool, rows, &count));
+    for (size_t i = 0; list && p->pool && i < count && i < capacity; i++) {
+        PyObject *row = worker_row(&rows[i]);
+        if (!row || PyList_Append(list, row) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(row);
+    }
+    PyMem_Free(rows);
+    return list;
+}
+
+static PyObject *stats(PyObject *self, PyObject *unused)
+{
+    mhpy_pool *p = (mhpy_pool *)self;
+    mh_pool_time_stats t = {0};
+    PyObject *all = counts(self, unused);
+    if (p->pool)
+        MHPY_UNLOCKED(mh_pool_time_stats_read(p->pool, &t));
+    if (all && put_new(all, "each_worker", worker_rows(p)) && put_new(all, "departed", worker_row(&t.departed)) &&
+        put_new(all, "caller", Py_BuildValue("{sd sd sd sd}", "lived", seconds(t.lived_ns), "waiting", seconds(t.waiting_ns), "serialising",
+                                             seconds(t.serialising_ns), "transport", seconds(t.transport_ns))))
+        return all;
+    Py_XDECREF(all);
+    return NULL;
+}
+
+static PyObject *trace_text(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    mhpy_pool *p = (mhpy_pool *)self;
+    mh_buf *json = NULL;
+    mh_err err = MH_ERR_INVALID;
+    if (p->pool)
+        MHPY_UNLOCKED(err = mh_pool_trace(p->pool, &json));
+    if (err)
+        return mhpy_raise(err);
+    PyObject *bytes = PyBytes_FromStringAndSize(mh_buf_data(json), (Py_ssize_t)mh_buf_size(json));
+    mh_buf_destroy(&json);
+    return bytes;
+}
+
 static PyMethodDef methods[] = {
     {"_open", MHPY_METHOD(open_pool), METH_VARARGS | METH_KEYWORDS, "Start the workers."},
     {"_stop_calls", stop_calls, METH_NOARGS, "Take no new calls; lazy iterators go on."},
@@ -476,6 +562,7 @@ static PyMethodDef methods[] = {
     {"_is_broken", is_broken, METH_NOARGS, "Whether it was given up because its workers do not start."},
     {"_pids", pids, METH_NOARGS, "Process numbers of the live workers."},
     {"_stats", stats, METH_NOARGS, "Counts of tasks and workers, and bytes of shared memory."},
+    {"_trace", trace_text, METH_NOARGS, "The trace as JSON in bytes."},
     {"apply", MHPY_METHOD(mhpy_apply), METH_FASTCALL | METH_KEYWORDS,
      "apply($self, /, func, args=(), kwds={}, *, timeout=None, retries=None, memory=None)\n--\n\n"
      "Call func(*args, **kwds) on a worker and wait for the result."},

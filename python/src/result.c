@@ -174,7 +174,11 @@ static void take(result *r)
 {
     r->state = TAKING;
     Py_INCREF(r); /* decoding runs anybody's code */
+    mhpy_pool *p = (mhpy_pool *)Py_NewRef(r->pool);
+    mhpy_watch watch = mhpy_watch_begin(p, r->items < 0);
     settle(r, r->items < 0 ? take_single(r) : take_list(r));
+    mhpy_watch_end(p, watch);
+    Py_DECREF(p);
     Py_DECREF(r);
 }
 
@@ -572,11 +576,13 @@ static bool submit_call(result *r, const call *c, const mh_submit_options *optio
     PyObject *args = NULL, *kwargs = NULL, *blob = NULL;
     size_t size;
     mh_err err = MH_OK;
+    mhpy_watch watch = mhpy_watch_begin(r->pool, true);
     bool ok = mhpy_function_find(r->pool, c->function, &f, &blob) && call_arguments(c, &args, &kwargs);
     if (ok && !pack_call(&room, &f, blob, args, kwargs, &size)) {
         mhpy_blame("arguments", -1, c->function);
         ok = false;
     }
+    mhpy_watch_end(r->pool, watch);
     if (ok) {
         err = room.block ? MH_ERR_TIMEOUT : mh_pool_submit_now(room.pool, (mh_bytes){room.space, size}, options, &r->single);
         if (err == MH_ERR_TIMEOUT) { /* somebody is inside the pool, who may want the interpreter's lock */
@@ -639,7 +645,9 @@ static bool submit_chunk(result *r, PyObject *items, Py_ssize_t at, uint8_t op, 
     mh_err err = MH_OK;
     if (left < 0)
         left = 0;
+    mhpy_watch watch = mhpy_watch_begin(r->pool, r->chunk == 1);
     bool ok = mhpy_pack_slice(&room, &r->function, op, 0, items, start, left < r->chunk ? left : r->chunk, &size);
+    mhpy_watch_end(r->pool, watch);
     if (!ok)
         mhpy_blame("items from number", start, function);
     if (ok) {

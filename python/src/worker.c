@@ -190,6 +190,17 @@ static bool finish(mhpy_writer *w, int64_t began)
     return true;
 }
 
+/* The trace calls a task by its function's name. */
+static void label(mh_task *task, PyObject *function)
+{
+    PyObject *name = PyObject_GetAttrString(function, "__qualname__");
+    const char *text = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : Py_TYPE(function)->tp_name;
+    if (text)
+        mh_task_label(task, text);
+    Py_XDECREF(name);
+    PyErr_Clear();
+}
+
 static bool run_task(mh_task *task, const mhpy_task_head *head, mhpy_reader *r)
 {
     bool is_inline = head->flags & MHPY_FLAG_INLINE;
@@ -202,6 +213,9 @@ static bool run_task(mh_task *task, const mhpy_task_head *head, mhpy_reader *r)
     reply room = {.task = task};
     mhpy_writer w;
     mhpy_writer_open(&w, head->op == MHPY_OP_CALL ? 1 : r->part.count, sizeof(mhpy_reply_head), reply_room, &room);
+    if (function && mh_task_is_traced(task))
+        label(task, function);
+    mh_task_part(task, MH_TASK_RUNS);
     Py_XINCREF(function); /* a nested task or a full cache must not take it away */
     bool ok;
     if (head->op == MHPY_OP_CALL) {
@@ -215,6 +229,7 @@ static bool run_task(mh_task *task, const mhpy_task_head *head, mhpy_reader *r)
         ok = run_items(r, function, head->op == MHPY_OP_STARMAP, &w);
     }
     Py_XDECREF(function);
+    mh_task_part(task, MH_TASK_SERIALISES);
     ok = ok && finish(&w, began);
     mhpy_writer_close(&w);
     return ok;
@@ -229,6 +244,7 @@ static mh_err run(mh_task *task, void *ctx)
     if (input.size < sizeof head)
         return MH_ERR_CORRUPT;
     memcpy(&head, input.data, sizeof head);
+    mh_task_part(task, MH_TASK_SERIALISES);
     if (!mhpy_reader_open(&r, input, sizeof head, NULL)) {
         explain("decoding_error", NULL);
         return reply_error(task);

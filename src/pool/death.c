@@ -79,6 +79,7 @@ static void give_server_time(mh__hand *hand, const mh_exit *status)
 static void leave_place(mh__hand *hand)
 {
     mh_pool *pool = hand->pool;
+    mh__report_departed(hand);
     pool->hands[hand->place] = NULL;
     pool->hand_of[hand->worker.index] = NULL;
     pool->missing++;

@@ -484,6 +484,7 @@ void mh__drive(mh_pool *pool)
     mh__hands_refill(pool);
     mh_sched_tick(pool->sched, pool->now);
     mh__dispatch(pool);
+    pool->transport_ns += mh_now() - pool->now;
 }
 
 static mh__notify what_keeper_needs(const mh_pool *pool)

@@ -20,7 +20,7 @@ static void free_hand(mh__hand *hand)
         mh__arena_view_close(&hand->replies);
     mh__arena_destroy(&hand->body.replies);
     if (hand->region)
-        mh__os_unmap(hand->region, mh__region_size(hand->ring.mask + 1));
+        mh__os_unmap(hand->region, mh__region_size(hand->ring.mask + 1, hand->pool_trace));
     mh__free(hand->ring.fillings);
     mh__free(hand->tasks);
     mh__free(hand->unacked);
@@ -35,7 +35,7 @@ void mh__hand_drop(mh__hand *hand)
 
 static mh_err make_region(mh__hand *hand, int *fd)
 {
-    size_t slots = hand->pool->options.slots, size = mh__region_size(slots);
+    size_t slots = hand->pool->options.slots, traced = hand->pool_trace, size = mh__region_size(slots, traced);
     void *at;
     mh_err err = MH_OK;
     *fd = -1;
@@ -47,7 +47,7 @@ static mh_err make_region(mh__hand *hand, int *fd)
         mh__os_close(fd);
         return err;
     }
-    mh__region_init(at, slots);
+    mh__region_init(at, slots, traced);
     hand->region = at;
     hand->ring = (mh__ring){.slots = hand->region->slots, .mask = (uint32_t)slots - 1, .fillings = hand->ring.fillings};
     return MH_OK;
@@ -61,6 +61,7 @@ static mh_err make_hand(mh__hand **out, mh_pool *pool, size_t place, int *region
     hand->pool = pool;
     hand->refs = 1;
     hand->place = place;
+    hand->pool_trace = pool->options.trace_events;
     hand->socket = -1;
     hand->check_ns = hand->stop_ns = hand->weigh_ns = INT64_MAX;
     hand->ring.mask = (uint32_t)pool->options.slots - 1;
@@ -189,6 +190,7 @@ static mh_err start_thread(mh__hand *hand)
     hand->body = (mh__worker){
         .region = hand->region,
         .mask = hand->ring.mask,
+        .trace_count = (uint32_t)pool->options.trace_events,
         .board = pool->board,
         .requests = mh__arena_view_of(pool->requests),
         .max_reply_bytes = pool->options.max_bytes,

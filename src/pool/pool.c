@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { DEFAULT_SLOTS = 256, WORKERS_MAX = 4096, DEFAULT_START_FAILURES = 16, QUEUE_NS = 2000000 };
+enum { TRACE_MAX = 1 << 20, DEFAULT_SLOTS = 256, WORKERS_MAX = 4096, DEFAULT_START_FAILURES = 16, QUEUE_NS = 2000000 };
 
 mh_err mh__pool_check(const mh_pool *pool)
 {
@@ -92,6 +92,8 @@ static mh_err fill_options(mh_pool_options *o, const mh_pool_options *given)
         o->workers = mh_pool_default_workers();
     if (!o->task_bytes && o->kind == MH_WORKER_PROCESS)
         o->task_bytes = mh__task_limit_here();
+    if (o->trace_events > TRACE_MAX)
+        return mh__fail(MH_ERR_INVALID, "options.trace_events: %zu; at most %d", o->trace_events, TRACE_MAX);
     if (!o->slots)
         o->slots = DEFAULT_SLOTS;
     if (!o->max_bytes)
@@ -152,6 +154,8 @@ static mh_err make_memory(mh_pool *pool)
     if (err)
         return err;
     pool->hands = mh__calloc(pool->options.workers, sizeof(mh__hand *));
+    if (pool->options.trace_events && !(pool->trace = mh__calloc(pool->options.trace_events, sizeof *pool->trace)))
+        return MH_ERR_NO_MEMORY;
     pool->share_offsets = mh__calloc(MH__SHARED_MAX, sizeof *pool->share_offsets);
     return pool->hands && pool->share_offsets ? MH_OK : MH_ERR_NO_MEMORY;
 }
@@ -193,6 +197,7 @@ mh_err mh_pool_create(mh_pool **out, const mh_pool_options *options)
         return MH_ERR_NO_MEMORY;
     pool->options = filled;
     pool->refs = 1;
+    pool->began_ns = mh_now();
     pool->fork_depth = mh__os_fork_depth();
     pool->cores = (size_t)mh__os_usable_cores();
     pool->spin = mh__spin_init(filled.spin_ns, pool->cores);
@@ -397,6 +402,7 @@ static void free_pool(mh_pool *pool)
     mh__free(pool->worker_argv);
     mh__free(pool->worker_fds);
     mh__free(pool->share_offsets);
+    mh__free(pool->trace);
     mh__topology_destroy(&pool->cores_to_bind);
     mh__free(pool->hand_of);
     mh__free(pool->hands);
@@ -450,19 +456,6 @@ void mh_pool_destroy(mh_pool **out)
 }
 
 /* ---- looking in -------------------------------------------------------------------------------- */
-
-void mh_pool_stats_read(mh_pool *pool, mh_pool_stats *out)
-{
-    if (mh__pool_check(pool))
-        return;
-    mh__pool_lock(pool);
-    mh_sched_stats sched;
-    mh_sched_stats_read(pool->sched, &sched);
-    *out = pool->stats;
-    out->late_answers = sched.late;
-    out->request_bytes = mh__arena_used_bytes(pool->requests);
-    mh__pool_unlock(pool);
-}
 
 void mh_pool_pids(mh_pool *pool, int32_t *pids, size_t *count)
 {

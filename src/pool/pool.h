@@ -77,6 +77,7 @@ struct mh__hand {
     mh_pool *pool;
     uint32_t refs; /* the pool's; replies in its arena */
     size_t place;  /* in pool->hands */
+    size_t pool_trace; /* the pool's options.trace_events: it may outlive that */
     mh_sched_worker worker;
     mh__region *region;
     mh__ring ring;
@@ -185,6 +186,12 @@ struct mh_pool {
     int64_t now;
     int64_t kills_ns, kills; /* how many processes the kernel had killed for want of memory, and when to look again */
 
+    int64_t began_ns, waiting_ns, transport_ns;
+    _Atomic int64_t serialising_ns;
+    mh_worker_stats departed; /* of all workers that have ended */
+    mh__event *trace;         /* options.trace_events of them: what departed workers left, and the pool's own; NULL: none is kept */
+    uint64_t trace_written;
+
     mh_pool_stats stats; /* but for what is asked of others */
 };
 
@@ -244,6 +251,10 @@ void mh__hand_stop(mh__hand *hand);    /* kill the process, or give the thread u
 void mh__hand_give_up(mh__hand *hand); /* a thread that can't be killed */
 bool mh__wants_hands(const mh_pool *pool);
 void mh__hands_refill(mh_pool *pool);  /* start a worker in each empty place, if any are wanted */
+
+/* report.c */
+void mh__report_departed(mh__hand *hand); /* its counters, before its region goes */
+void mh__report_own(mh_pool *pool, const char *label, int64_t begin_ns, int64_t end_ns);
 
 /* weigh.c */
 /* See who uses how much, and stop who is over its limit. */

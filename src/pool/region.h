@@ -4,6 +4,7 @@
 #define MH_POOL_REGION_H
 
 #include "pool/slot.h"
+#include "pool/times.h"
 #include "pool/tree.h"
 
 enum { MH__ACKS = 512, MH__SHARED_MAX = 4096, MH__SLOTS_MAX = 32768 };
@@ -24,6 +25,7 @@ typedef struct mh__region {
     uint32_t version;
     uint32_t slot_count;
     uint64_t size;
+    uint32_t trace_count;
 
     /* written by the worker */
     _Alignas(128) _Atomic uint32_t asleep; /* it sleeps, or is about to, on doorbell */
@@ -39,22 +41,28 @@ typedef struct mh__region {
     _Atomic uint64_t acks_given;
     _Alignas(128) _Atomic uint64_t acks[MH__ACKS]; /* offsets of replies that the parent no longer needs */
 
-    mh__slot slots[]; /* and behind them a memory limit for each */
+    mh__times times; /* written by the worker */
+
+    mh__slot slots[]; /* and behind them a memory limit for each, and the trace */
 } mh__region;
 
-static inline size_t mh__region_size(size_t slot_count)
+static inline size_t mh__region_size(size_t slot_count, size_t trace_count)
 {
-    return sizeof(mh__region) + slot_count * (sizeof(mh__slot) + sizeof(uint64_t));
+    return sizeof(mh__region) + slot_count * (sizeof(mh__slot) + sizeof(uint64_t)) + trace_count * sizeof(mh__event);
 }
 /* Memory limits of the tasks in the slots of a region with so many (the checked number). */
 static inline uint64_t *mh__region_limits(mh__region *region, size_t slot_count)
 {
     return (uint64_t *)(void *)(region->slots + slot_count);
 }
-/* Fill in a zeroed region of mh__region_size(slot_count) bytes. */
-void mh__region_init(mh__region *region, size_t slot_count);
-/* Whether the `size` bytes at region are one. errors: CORRUPT. *slot_count is the checked copy to use. */
-MH_NODISCARD mh_err mh__region_check(const mh__region *region, size_t size, uint32_t *slot_count);
+static inline mh__event *mh__region_trace(mh__region *region, size_t slot_count)
+{
+    return (mh__event *)(void *)(mh__region_limits(region, slot_count) + slot_count);
+}
+/* Fill in a zeroed region of mh__region_size(slot_count, trace_count) bytes. */
+void mh__region_init(mh__region *region, size_t slot_count, size_t trace_count);
+/* Whether the `size` bytes at region are one. errors: CORRUPT. *slot_count and *trace_count are checked copies to use. */
+MH_NODISCARD mh_err mh__region_check(const mh__region *region, size_t size, uint32_t *slot_count, uint32_t *trace_count);
 
 /* ---- the board ------------------------------------------------------------------------------- */
 

@@ -11,7 +11,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { SLOTS = 4, TASKS = 6, REPLY_BYTES = 4096 };
+enum { SLOTS = 4, TASKS = 6, REPLY_BYTES = 4096, TRACE = 4 };
+#define REGION_BYTES mh__region_size(SLOTS, TRACE)
 
 static void must(bool holds, const char *what)
 {
@@ -35,7 +36,8 @@ static mh_pool *make_pool(void)
     mh_pool *pool = calloc(1, sizeof *pool);
     must(pool != NULL, "memory");
     pool->options = (mh_pool_options){
-        .workers = 1, .slots = SLOTS, .max_start_failures = 1000, .kind = MH_WORKER_THREAD, .worker.run = run_nothing};
+        .workers = 1, .slots = SLOTS, .max_start_failures = 1000, .kind = MH_WORKER_THREAD, .worker.run = run_nothing, .trace_events = TRACE};
+    pool->trace = calloc(TRACE, sizeof *pool->trace);
     pool->refs = 1;
     pool->fork_depth = mh__os_fork_depth();
     pool->board = &board;
@@ -63,14 +65,16 @@ static mh__hand *make_hand(mh_pool *pool)
     hand->pool = pool;
     hand->refs = 2; /* the pool's and ours */
     hand->socket = -1;
-    hand->check_ns = hand->stop_ns = INT64_MAX;
+    hand->check_ns = hand->stop_ns = hand->weigh_ns = INT64_MAX;
+    hand->pool_trace = TRACE;
+    hand->pid = mh__os_pid();
     hand->is_known = true;
     mh__list_init(&hand->backlog);
-    hand->region = aligned_alloc(128, mh__region_size(SLOTS));
+    hand->region = aligned_alloc(128, mh__round_up(REGION_BYTES, 128));
     hand->tasks = calloc(SLOTS, sizeof(mh_future *));
     must(hand->region && hand->tasks, "memory");
-    memset(hand->region, 0, mh__region_size(SLOTS));
-    mh__region_init(hand->region, SLOTS);
+    memset(hand->region, 0, REGION_BYTES);
+    mh__region_init(hand->region, SLOTS, TRACE);
     hand->ring = (mh__ring){hand->region->slots, calloc(SLOTS, sizeof(uint64_t)), SLOTS - 1, 0, 0, 0};
     hand->replies = (mh__arena_view){replies, sizeof replies};
     must(!mh_sched_worker_join(pool->sched, &(mh_sched_worker_options){.capacity = SLOTS}, &hand->worker), "a worker");
@@ -90,6 +94,7 @@ static void free_all(mh_pool *pool, mh__hand *hand)
     mh__arena_destroy(&pool->requests);
     mh__records_free(pool);
     mh__lock_destroy(&pool->lock);
+    free(pool->trace);
     free(pool->hands);
     free(pool->hand_of);
     free(pool);
@@ -100,14 +105,27 @@ static void play_worker(mh__hand *hand, const uint8_t *data, size_t size)
 {
     if (size < SLOTS + 2)
         return;
-    uint32_t at = (uint32_t)(data[SLOTS] | data[SLOTS + 1] << 8) % (uint32_t)mh__region_size(SLOTS);
-    size_t most = MH__MIN(size - SLOTS - 2, mh__region_size(SLOTS) - at);
+    uint32_t at = (uint32_t)(data[SLOTS] | data[SLOTS + 1] << 8) % (uint32_t)REGION_BYTES;
+    size_t most = MH__MIN(size - SLOTS - 2, REGION_BYTES - at);
     memcpy((char *)hand->region + at, data + SLOTS + 2, most);
     for (int i = 0; i < SLOTS; i++) {
         uint64_t filled = hand->ring.fillings[i];
         if (data[i] & 0x80)
             atomic_store(&hand->region->slots[i].control, mh__control_to(filled, (mh__slot_state)(data[i] & 7)));
     }
+}
+
+/* Whatever a worker counts, it adds up. */
+static void look_in(mh_pool *pool)
+{
+    mh_buf *json;
+    mh_worker_stats w;
+    size_t count = 1;
+    mh_pool_worker_stats(pool, &w, &count);
+    must(!count || (w.busy_ns >= 0 && w.idle_ns >= 0 && w.core_ns >= 0 && w.serialising_ns >= 0 && w.transport_ns >= 0), "negative times");
+    must(!count || w.busy_ns + w.idle_ns + w.core_ns + w.serialising_ns + w.transport_ns == w.lived_ns, "times that do not add up");
+    must(!mh_pool_trace(pool, &json), "a trace");
+    mh_buf_destroy(&json);
 }
 
 static void fuzz_parent(const uint8_t *data, size_t size)
@@ -127,6 +145,7 @@ static void fuzz_parent(const uint8_t *data, size_t size)
         size_t part = size / 3;
         play_worker(hand, data + (size_t)turn * part, part);
         mh__drive(pool);
+        look_in(pool);
     }
     if (pool->hands[0])
         mh__hand_leave(hand, NULL);
@@ -149,12 +168,12 @@ static void fuzz_worker(const uint8_t *data, size_t size)
 {
     mh__region *region = aligned_alloc(128, mh__round_up(MH__MAX(size, sizeof *region), 128));
     must(region != NULL, "memory");
-    mh__region_init(region, 1);
+    mh__region_init(region, 1, 0);
     memset((char *)region + sizeof region->magic, 0, sizeof *region - sizeof region->magic);
     memcpy((char *)region + (size % 2 ? 0 : sizeof region->magic), data, size % 2 ? size : MH__MIN(size, sizeof *region - 8));
-    uint32_t slots = 0;
-    if (!mh__region_check(region, size, &slots))
-        must(mh__region_size(slots) <= size && !(slots & (slots - 1)) && slots, "a region that is too large for its memory");
+    uint32_t slots = 0, traced = 0;
+    if (!mh__region_check(region, size, &slots, &traced))
+        must(mh__region_size(slots, traced) <= size && !(slots & (slots - 1)) && slots, "a region that is too large for its memory");
     free(region);
     mh__hello hello;
     mh_err err = mh__hello_read(&hello, (mh_bytes){data, size});

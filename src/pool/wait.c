@@ -28,6 +28,13 @@ void mh__waiters_wake(mh_pool *pool)
         mh__os_eventfd_set(pool->leader_bell);
 }
 
+static void note_wait(mh_pool *pool, int64_t begin)
+{
+    int64_t now = mh_now();
+    pool->waiting_ns += now - begin;
+    mh__report_own(pool, "wait", begin, now);
+}
+
 /* ---- leading ---------------------------------------------------------------------------------- */
 
 static void set_notify(mh_pool *pool, mh__notify notify)
@@ -79,9 +86,11 @@ static mh_err sleep(mh_pool *pool, mh__waiter *w, mh_deadline until)
     /* not an epoll: that would be ended by signals which nobody handles, such as SIGCHLD */
     const int fds[] = {pool->leader_bell, pool->hands_poller};
     unsigned ready;
+    int64_t begin = mh_now();
     mh__pool_unlock(pool);
     mh_err err = mh__os_wait_any(fds, MH__COUNT_OF(fds), until, &ready);
     mh__pool_lock(pool);
+    note_wait(pool, begin);
     pool->sleeping_leader = NULL;
     if (ready & 1)
         mh__os_eventfd_clear(pool->leader_bell);
@@ -123,9 +132,11 @@ static mh_err follow(mh_pool *pool, mh__waiter *w, mh_deadline until)
 {
     atomic_store_explicit(&w->woken, 0, memory_order_relaxed);
     mh__list_push_back(&pool->waiters, &w->node);
+    int64_t begin = mh_now();
     mh__pool_unlock(pool);
     mh_err err = mh__os_futex_wait(&w->woken, 0, until);
     mh__pool_lock(pool);
+    note_wait(pool, begin);
     mh__list_remove(&w->node);
     return err;
 }

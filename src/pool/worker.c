@@ -108,9 +108,8 @@ static bool parent_is_gone(mh__worker *w)
 }
 
 /* True: look for a task again. False: it is time to end; *err says whether the parent is gone. */
-static bool wait_for_work(mh__worker *w, mh_err *err)
+static bool wait_for_more(mh__worker *w, mh_err *err)
 {
-    mh__worker_tell(w, true);
     if (spin_for_work(w))
         return has_work(w) || !is_closing(w);
     if (sleep_for_work(w) == MH_ERR_TIMEOUT && parent_is_gone(w)) {
@@ -118,6 +117,15 @@ static bool wait_for_work(mh__worker *w, mh_err *err)
         return false;
     }
     return has_work(w) || !is_closing(w);
+}
+
+static bool wait_for_work(mh__worker *w, mh_err *err)
+{
+    mh__worker_tell(w, true);
+    mh__times_rest(w, MH__REST_IDLE);
+    bool goes_on = wait_for_more(w, err);
+    mh__times_resume(w);
+    return goes_on;
 }
 
 /* ---- a core to run on ------------------------------------------------------------------------ */
@@ -133,12 +141,14 @@ static bool wait_for_core(mh__worker *w, mh_err *err)
     int64_t slice = 0, since = mh_now();
     bool is_gone = false;
     mh__point("worker waits for a core");
+    mh__times_rest(w, MH__REST_CORE);
     if (w->options.before_wait)
         w->options.before_wait(w->options.ctx);
     while (has_task(w) && !is_gone && !mh__tree_wait(&slice, since) && !mh__tree_try())
         is_gone = mh__os_is_hung_up(w->socket);
     if (w->options.after_wait)
         w->options.after_wait(w->options.ctx);
+    mh__times_resume(w);
     if (is_gone)
         *err = mh__fail(MH_ERR_CLOSED, "the pool's process is gone");
     return !is_gone;
@@ -170,9 +180,15 @@ size_t mh__task_limit_here(void) { return limit_here; }
 
 static void begin_weighed(mh__worker *w, mh_task *task)
 {
-    mh__usage usage = {0};
-    if (!w->has_place || !mh__os_usage(mh__os_pid(), &usage))
+    int64_t now = mh_now();
+    if (!w->has_place)
         return;
+    if (now - w->usage_ns > WEIGH_EVERY_MS * MH_MILLISECOND) { /* between short tasks nothing grows much */
+        if (!mh__os_usage(mh__os_pid(), &w->usage))
+            return;
+        w->usage_ns = now;
+    }
+    mh__usage usage = w->usage;
     task->limit = mh__region_limits(w->region, w->mask + 1)[w->next & w->mask];
     limit_here = (size_t)task->limit;
     if (task->limit < SIZE_MAX / 8 && usage.data_bytes < SIZE_MAX / 8)
@@ -202,6 +218,7 @@ static bool run_task(mh__worker *w, uint64_t control)
         atomic_store_explicit(&w->region->started_ns, mh_now(), memory_order_release);
     if (task.flags & MH__SLOT_WEIGHED)
         begin_weighed(w, &task);
+    mh__times_task(w, &task);
     mh_err err;
     if (!task.input.data)
         err = mh__fail(MH_ERR_CORRUPT, "a task's bytes lie outside the arena");
@@ -212,6 +229,7 @@ static bool run_task(mh__worker *w, uint64_t control)
     end_weighed(w, &task, &err);
     mh__point("worker ran");
     mh__task_end(&task, err);
+    mh__times_task_end(w, &task, err);
     if (!mh__slot_finish(w->region->slots, w->mask, &w->next, control)) {
         mh__task_drop_reply(&task);
         return false;
@@ -265,6 +283,7 @@ mh_err mh__worker_serve(mh__worker *w)
             atomic_store_explicit(&w->region->phase, MH__PHASE_FAILED, memory_order_release);
     }
     if (!err) {
+        mh__times_begin(w);
         atomic_store_explicit(&w->region->phase, MH__PHASE_RUNNING, memory_order_release);
         err = run_tasks(w);
         atomic_store_explicit(&w->region->phase, MH__PHASE_ENDING, memory_order_release);
@@ -284,7 +303,7 @@ static mh_err map_region(mh__worker *w, int fd)
 {
     size_t size;
     void *at;
-    uint32_t slot_count;
+    uint32_t slot_count, trace_count;
     mh_err err = mh__os_fd_size(fd, &size);
     if (!err)
         err = mh__os_map(&at, fd, 0, size, true);
@@ -292,9 +311,11 @@ static mh_err map_region(mh__worker *w, int fd)
         return err;
     w->region = at;
     w->region_bytes = size;
-    err = mh__region_check(w->region, size, &slot_count);
-    if (!err)
+    err = mh__region_check(w->region, size, &slot_count, &trace_count);
+    if (!err) {
         w->mask = slot_count - 1;
+        w->trace_count = trace_count;
+    }
     return err;
 }
 

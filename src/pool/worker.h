@@ -3,6 +3,7 @@
 #define MH_POOL_WORKER_H
 
 #include "manyhands/pool.h"
+#include "os/usage.h"
 #include "pool/region.h"
 #include "pool/segments.h"
 #include "pool/spin.h"
@@ -24,8 +25,12 @@ typedef struct mh__worker {
     mh_worker_options options;
     uint64_t done, max_tasks;
     size_t max_worker_bytes;
+    uint32_t unmeasured, measure_each; /* tasks since the last that was measured; every which one is */
+    uint32_t trace_count;              /* events in the region, or 0 */
     bool has_place;     /* in the tree of pools: it is a process */
     int64_t weighed_ns; /* when its memory was last looked at */
+    int64_t usage_ns;   /* when usage was: of tasks with a memory limit */
+    mh__usage usage;
     mh__segments segments;
     mh__arena *_Atomic *show_replies; /* a thread shows its arena here; NULL: a process sends it */
 } mh__worker;
@@ -39,6 +44,11 @@ struct mh_task {
     uint32_t attempt;
     uint16_t flags;
     uint64_t limit; /* of its memory, or 0 */
+    int64_t began_ns, mark_ns; /* when it and its present part began; 0: not measured */
+    int64_t run_ns, code_ns;   /* its parts so far */
+    int64_t first_run_ns, last_run_ns;
+    mh_task_part_kind part;
+    char label[MH__TRACE_LABEL];
     void *reply; /* where it is being written: the slot, or a block at `far` */
     uint64_t far;
     size_t capacity, size;
