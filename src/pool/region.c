@@ -7,7 +7,7 @@
 #define REGION_MAGIC UINT64_C(0x6e6f696765726d68) /* "hmregion" */
 #define BOARD_MAGIC UINT64_C(0x6472616f622d6d68)
 #define HELLO_MAGIC UINT64_C(0x6f6c6c65682d6d68)
-enum { LAYOUT_VERSION = 5 };
+enum { LAYOUT_VERSION = 6 };
 
 void mh__region_init(mh__region *region, size_t slot_count, size_t trace_count)
 {

@@ -29,6 +29,7 @@ void mh__times_rest(mh__worker *w, mh__rest why)
     if (w->unmeasured && before > ODD_NS) { /* a long one among those that were not measured */
         ADD(t->run_ns, before);
         SET(t->known_ns, now);
+        SET(t->known_tasks, GET(t->tasks));
         w->unmeasured = 0;
     }
     SET(t->rest_ns, now);
@@ -114,6 +115,7 @@ void mh__times_task_end(mh__worker *w, mh_task *task, mh_err err)
     ADD(t->code_ns, task->code_ns * (others + 1));
     SET(t->part_ns, 0);
     SET(t->known_ns, now);
+    SET(t->known_tasks, GET(t->tasks));
     w->unmeasured = 0;
     w->measure_each = whole < SHORT_NS ? MH__TIMES_EACH : 1;
     if (w->trace_count)
@@ -144,7 +146,7 @@ void mh__times_read(const mh__times *t, int64_t now, mh_worker_stats *out)
     int64_t run = between(0, GET(t->run_ns), worked), code = between(0, GET(t->code_ns), worked);
     if (part > 0 && part <= now)
         *(GET(t->part) == MH_TASK_RUNS ? &run : &code) += now - part;
-    else if (!rest && GET(t->runs) && minus(now, GET(t->known_ns)) > ODD_NS)
+    else if (!rest && (GET(t->runs) || GET(t->tasks) != GET(t->known_tasks)) && minus(now, GET(t->known_ns)) > ODD_NS)
         run += between(0, minus(now, GET(t->known_ns)), worked);
     run = between(0, run, worked);
     code = between(0, code, worked - run);

@@ -33,6 +33,7 @@ typedef struct mh__times {
     _Atomic int64_t part_ns;          /* since when; 0: none is under way */
     _Atomic int64_t run_ns, code_ns;  /* of the tasks until known_ns, in which time no rest lies */
     _Atomic int64_t known_ns;
+    _Atomic uint64_t known_tasks;     /* how many had ended then */
     _Atomic uint64_t tasks, bytes_in, bytes_out;
     _Atomic uint64_t events; /* that were ever written: the next lies at this number, modulo the size of the trace */
 } mh__times;
