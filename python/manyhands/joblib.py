@@ -370,6 +370,10 @@ class ManyhandsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         """A call of Parallel begins."""
         from .pool import _progress_bar
 
+        # Where a batch fails before joblib has handed in all that it prepared, it leaves the rest of a call to the next one.
+        ready = getattr(self.parallel, "_ready_batches", None)
+        while ready is not None and not ready.empty():
+            ready.get(block=False)
         self._bar = _progress_bar(self._progress, None)
 
     def stop_call(self) -> None:

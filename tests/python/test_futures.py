@@ -146,11 +146,11 @@ def test_callbacks(executor, tmp_path):
     future.add_done_callback(called.append)
     future.add_done_callback(lambda f: 1 / 0)
     future.add_done_callback(lambda f: ended.set())
-    (tmp_path / "go").touch()
     heard = io.StringIO()
     handler = logging.StreamHandler(heard)
     logging.getLogger("concurrent.futures").addHandler(handler)
     try:
+        (tmp_path / "go").touch()
         assert ended.wait(30) and called == [future]
         future.add_done_callback(called.append)  # at once
         assert called == [future, future]
