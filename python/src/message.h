@@ -71,6 +71,7 @@ struct mhpy_channel {
         mh_pipe *pipe;
     };
     bool closed;   /* a queue that takes no more calls of put and get */
+    bool fed;      /* this process has put something, or tried to */
     bool released; /* the handle goes with its last user */
     uint32_t users, generation; /* threads inside a call, of the process whose generation this is */
 };

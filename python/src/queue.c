@@ -163,6 +163,7 @@ static PyObject *put(PyObject *self, PyObject *object, mh_deadline until)
     mhpy_channel *c = open_queue(self);
     if (!c)
         return NULL;
+    c->fed = true;
     if (!mhpy_outgoing_write(&m, object)) {
         mhpy_outgoing_close(&m);
         return report(self, object);
@@ -340,6 +341,10 @@ static PyObject *queue_empty(PyObject *self, PyObject *unused)
     mhpy_channel *c = handle(self);
     if (!c)
         return NULL;
+    if (c->closed && c->fed) { /* as in the standard library, where closing means nothing to who has put nothing */
+        PyErr_SetString(PyExc_OSError, "handle is closed");
+        return NULL;
+    }
     bool is_empty = mh_queue_is_empty(c->queue);
     if (!is_empty && mh_queue_count(c->queue) == 0) { /* the beginning of a large object: unless its producer is dead */
         mh_err err;

@@ -51,6 +51,9 @@ class Report(unittest.TestResult):
 
     def startTest(self, test):
         super().startTest(test)
+        self.begin(test)
+
+    def begin(self, test):
         self.name = test.id().rpartition(".")[2]
         self.began = time.monotonic()
         self.said = []
@@ -64,6 +67,8 @@ class Report(unittest.TestResult):
         self.name = ""
 
     def note(self, test, outcome, text):
+        if not self.name and isinstance(test, unittest.TestCase):  # CPython 3.12.1 does not start what it skips
+            self.begin(test)
         if self.name:
             self.said.append((outcome, text))
         else:  # of a class or the module

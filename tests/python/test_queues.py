@@ -197,7 +197,7 @@ def test_closing():
             call()
     q.join_thread()
     q.cancel_join_thread()
-    assert q.qsize() == 1 and not q.empty()
+    assert q.qsize() == 1
 
     s = manyhands.SimpleQueue()
     s.put(1)
@@ -605,3 +605,14 @@ def test_attaching_what_is_no_queue():
         with pytest.raises(exception):
             q._attach(*parts)
     assert _core.Queue.__name__ == "Queue"
+
+
+@pytest.mark.parametrize("kind", ["Queue", "JoinableQueue"])
+def test_empty_of_a_closed_queue(kind):
+    """As in the standard library: an error for who has put something, and no matter to others."""
+    unused, used = getattr(manyhands, kind)(), getattr(manyhands, kind)()
+    used.put("x")
+    unused.close(), used.close()
+    assert unused.empty()
+    with pytest.raises(OSError, match="is closed"):
+        used.empty()
