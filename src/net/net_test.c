@@ -207,7 +207,12 @@ static void routers_reach_each_other(void **state)
     run_until(l, &at_hub.gone, 1);
     assert_int_equal(at_hub.last_gone, connection);
     assert_int_equal(at_hub.count, 1001);
-    assert_err(say(hub, "engine", "too late"), MH_ERR_NOT_FOUND);
+    /* the watch may tell of it a moment before the socket itself knows */
+    for (until = soon(); say(hub, "engine", "too late") != MH_ERR_NOT_FOUND;) {
+        assert_true(mh_now() < until);
+        (void)!mh__loop_wait(l, mh_deadline_in(MH_MILLISECOND));
+        mh__loop_dispatch(l);
+    }
     mh__socket_close(&hub);
     mh__socket_close(&hub);
     mh__loop_destroy(&l);
