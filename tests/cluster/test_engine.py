@@ -199,6 +199,7 @@ def test_the_namespace_lasts(python: Python) -> None:
 def test_output_reaches_who_asked(python: Python) -> None:
     reply = python.view.execute("import sys\nprint('out')\nprint('err', file=sys.stderr)\n6 * 7", silent=False, block=False)
     reply.get(SOON_S)
+    reply.wait_for_output(SOON_S)
     assert (reply.stdout, reply.stderr) == ("out\n", "err\n")
     assert reply.get().execute_result["data"]["text/plain"] == "42"
 

@@ -210,7 +210,7 @@ def test_chunks_of_a_size_that_is_no_integer(pools, method):
 
 
 OPTIONS = {
-    "timeout": [0, -1, float("nan"), float("inf"), "x", [], 1e300], "retries": [-1, "x", 1.5, (1,), (1, 2, 3), (-1, 0), (0, -1), ("a", 0), [], 10**30],
+    "timeout": [0, -1, float("nan"), float("inf"), "x", [], 1e300], "retries": [-1, "x", 1.5, (1,), (1, 2, 3, 4), (1, 2, -1), (-1, 0), (0, -1), ("a", 0), [], 10**30],
 }
 
 

@@ -573,7 +573,7 @@ def functools_partial(path):
     return functools.partial(fail_until, path)
 
 
-@pytest.mark.parametrize("options", [dict(retries=-1), dict(retries="x"), dict(retries=(1,)), dict(retries=(1, 2, 3)), dict(timeout=0), dict(timeout=-1), dict(timeout="x")], ids=str)
+@pytest.mark.parametrize("options", [dict(retries=-1), dict(retries="x"), dict(retries=(1,)), dict(retries=(1, 2, 3, 4)), dict(timeout=0), dict(timeout=-1), dict(timeout="x")], ids=str)
 def test_wrong_options(pool, options):
     for call in (lambda: pool.apply(square, (1,), **options), lambda: pool.map(square, [1], **options), lambda: pool.imap(square, [1], **options),
                  lambda: pool.map_async(square, [1], **options), lambda: pool.apply_async(square, (1,), **options), lambda: manyhands.Pool(1, **options)):

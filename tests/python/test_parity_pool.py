@@ -779,7 +779,11 @@ def start_process(lib_name: str) -> None:
     lib.Process(target=nothing).start()
 
 
-def test_a_worker_may_have_no_children(new, lib, processes_only):
+def test_only_our_workers_may_have_children(new, lib, processes_only):
+    if lib.__name__ == "manyhands":
+        with new(1) as made:
+            assert made.apply(start_process, (lib.__name__,)) is None
+        return
     with new(1) as made, pytest.raises(AssertionError, match="^daemonic processes are not allowed to have children$"):
         made.apply(start_process, (lib.__name__,))
 
