@@ -29,7 +29,12 @@ build() {
 }
 
 python_tests() {
-    .venv/bin/python -m pytest -q --junit-xml="$results/pytest.xml" --ignore=tests/conformance "$@"
+    .venv/bin/python -m pytest -q --junit-xml="$results/pytest.xml" --ignore=tests/conformance --ignore=tests/cluster "$@"
+}
+
+# Apart from the others: stock clients leave threads behind, and a program with threads starts processes in another way.
+cluster_tests() {
+    .venv/bin/python -m pytest -q --junit-xml="$results/cluster.xml" tests/cluster "$@"
 }
 
 # CPython's own tests: they run in parallel, so apart from the others.
@@ -44,12 +49,14 @@ if stage "build" build; then
     if [ "$mode" = short ]; then
         stage "C tests" tools/c_tests.sh build "$results/c.json" --no-suite long
         stage "Python tests" python_tests -m "not long"
+        stage "cluster" cluster_tests -m "not long"
         stage "conformance" conformance -m "not long"
         stage "other Pythons" tools/versions.sh short
         stage "sanitizers" tools/sanitize.sh "$results"
     else
         stage "C tests" tools/c_tests.sh build "$results/c.json"
         stage "Python tests" python_tests
+        stage "cluster" cluster_tests
         stage "conformance" conformance
         stage "other Pythons" tools/versions.sh
         stage "sanitizers" tools/sanitize.sh "$results"

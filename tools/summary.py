@@ -26,6 +26,7 @@ from pathlib import Path
 REPORTS = {
     "C tests": ["c.json"],
     "Python tests": ["pytest.xml"],
+    "cluster": ["cluster.xml"],
     "conformance": ["conformance.xml"],
     "sanitizers": ["asan.json", "tsan.json"],
 }

@@ -500,6 +500,7 @@ def test_the_notification_of_a_killed_waiter_goes_to_another():
     join(other)
 
 
+@pytest.mark.long
 def test_a_condition_has_room_for_a_thousand_threads():
     condition, ready = fork.Condition(fork.Lock()), threading.Semaphore(0)
 
@@ -826,6 +827,7 @@ def test_lives_leave_nothing(name):
     assert min(g[0] for g in grown) < 150 and min(g[1] for g in grown) <= 0 and min(g[2] for g in grown) < 2000, grown
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MADE)
 def test_lives_that_children_know_leave_nothing(name):
     """Retired memory goes with its arena."""
