@@ -74,9 +74,13 @@ static mh_err make_job(mh_engine *e, mh__socket *s, mh__parcel *p, mh__waiting_r
     return MH_OK;
 }
 
-static void enqueue(mh_engine *e, mh__waiting_request *job)
+/* In its turn, or ahead of everything that waits. */
+static void enqueue(mh_engine *e, mh__waiting_request *job, bool is_first)
 {
-    mh__list_push_back(&e->queue, &job->link);
+    if (is_first)
+        mh__list_push_front(&e->queue, &job->link);
+    else
+        mh__list_push_back(&e->queue, &job->link);
     e->queue_count++;
     e->queue_bytes += mh__parcel_bytes(job->parcel);
 }
@@ -192,6 +196,9 @@ static mh_err start_job(mh_engine *e, mh__waiting_request *job)
 
 void mh__at_engine_next(mh_engine *e)
 {
+    if (e->is_starting)
+        return; /* an executor that refuses answers at once: the loop below goes on, and the stack does not grow */
+    e->is_starting = true;
     while (e->is_executor_ready && !e->running && !mh__list_is_empty(&e->queue) && !e->must_stop) {
         mh__waiting_request *job = mh__list_entry(e->queue.next, mh__waiting_request, link);
         dequeue(e, job);
@@ -201,6 +208,7 @@ void mh__at_engine_next(mh_engine *e)
             mh__at_engine_end(e, MH_ERR_WORKER_LOST);
         }
     }
+    e->is_starting = false;
     hold_back(e);
 }
 
@@ -219,7 +227,7 @@ void mh__at_engine_on_request(mh__socket *s, mh__parcel *p, void *ctx)
         abort_job(e, job);
         return;
     }
-    enqueue(e, job);
+    enqueue(e, job, false);
     mh__at_engine_next(e);
 }
 
@@ -319,28 +327,12 @@ static const struct control {
     {"interrupt_request", "interrupt_reply", on_interrupt, "{\"status\":\"ok\"}"},
 };
 
-static mh_err write_error(mh_err err, mh_buf *out)
-{
-    mh__json_out o = mh__json_into(out);
-    mh__json_open(&o, '{');
-    const char *const members[][2] = {{"status", "error"}, {"ename", mh_err_python(err)}, {"evalue", mh_err_detail()}};
-    for (size_t i = 0; i < 3; i++) {
-        mh__json_key(&o, members[i][0]);
-        mh__json_add_string(&o, members[i][1]);
-    }
-    mh__json_key(&o, "traceback");
-    mh__json_open(&o, '[');
-    mh__json_close(&o, ']');
-    mh__json_close(&o, '}');
-    return mh__json_finish(&o);
-}
-
 static void answer_control(mh_engine *e, mh__socket *s, const mh__parcel *p, const mh__message *m, const struct control *c)
 {
     mh_buf *content = NULL;
     mh_err err = c->act(e, m), failed = mh_buf_create(&content, 0);
     if (!failed)
-        failed = err ? write_error(err, content) : mh_buf_append(content, mh__text(c->content));
+        failed = err ? mh__answer_write_error(content, mh_err_python(err), mh__text(mh_err_detail())) : mh_buf_append(content, mh__text(c->content));
     if (!failed)
         mh__at_engine_reply_control(e, s, p, m, c->reply, (mh_bytes){mh_buf_data(content), mh_buf_size(content)});
     mh_buf_destroy(&content);
@@ -354,9 +346,7 @@ static void queue_first(mh_engine *e, mh__socket *s, mh__parcel *p)
         drop_invalid(e);
         return;
     }
-    mh__list_push_front(&e->queue, &job->link);
-    e->queue_count++;
-    e->queue_bytes += mh__parcel_bytes(job->parcel);
+    enqueue(e, job, true);
     mh__at_engine_next(e);
 }
 

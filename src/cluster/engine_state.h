@@ -54,7 +54,7 @@ struct mh_engine {
 
     /* work: engine_jobs.c */
     mh__executor *executor;
-    bool is_executor_ready;
+    bool is_executor_ready, is_starting; /* is_starting: mh__at_engine_next is at it */
     mh__list queue; /* of mh__waiting_request; the running one is not in it */
     size_t queue_count, queue_bytes;
     mh__waiting_request *running;

@@ -45,6 +45,9 @@ typedef struct mh__answer {
     mh__hold *hold;   /* of the buffers; borrowed */
 } mh__answer;
 
+/* Append the content of a failure, with an empty traceback. errors: NO_MEMORY. */
+MH_NODISCARD mh_err mh__answer_write_error(mh_buf *content, const char *ename, mh_bytes evalue);
+
 typedef struct mh__output {
     mh_bytes type, content, metadata;
     const mh_bytes *buffers;

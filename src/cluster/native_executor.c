@@ -1,7 +1,7 @@
 /* The native executor: a pool of one worker process that has loaded a task library. The pool does what is hard: a task that kills
  * its worker is answered with an error, and the next worker is there. */
 #include "cluster/executor.h"
-#include "wire/json.h"
+#include "wire/message.h"
 
 #include "base/error.h"
 #include "base/memory.h"
@@ -102,24 +102,9 @@ static const char *name_of(mh_err err)
 
 static mh_err describe(const mh_result *r, mh_buf *content)
 {
-    mh__json_out o = mh__json_into(content);
-    mh__json_open(&o, '{');
-    mh__json_key(&o, "status");
-    mh__json_add_string(&o, r->err ? "error" : "ok");
-    if (r->err) {
-        mh__json_key(&o, "ename");
-        mh__json_add_string(&o, name_of(r->err));
-        mh__json_key(&o, "evalue");
-        if (r->reply.size)
-            mh__json_add_bytes(&o, r->reply);
-        else
-            mh__json_add_string(&o, mh_err_text(r->err));
-        mh__json_key(&o, "traceback");
-        mh__json_open(&o, '[');
-        mh__json_close(&o, ']');
-    }
-    mh__json_close(&o, '}');
-    return mh__json_finish(&o);
+    if (!r->err)
+        return mh_buf_append(content, mh__text("{\"status\":\"ok\"}"));
+    return mh__answer_write_error(content, name_of(r->err), r->reply.size ? r->reply : mh__text(mh_err_text(r->err)));
 }
 
 static mh_err answer(native_executor *e, held_result *held)
@@ -173,18 +158,7 @@ static mh_err refuse(native_executor *e, const char *name, const char *why)
     mh_err err = mh_buf_create(&content, 0);
     if (err)
         return err;
-    mh__json_out o = mh__json_into(content);
-    mh__json_open(&o, '{');
-    const char *const members[][2] = {{"status", "error"}, {"ename", name}, {"evalue", why}};
-    for (size_t i = 0; i < 3; i++) {
-        mh__json_key(&o, members[i][0]);
-        mh__json_add_string(&o, members[i][1]);
-    }
-    mh__json_key(&o, "traceback");
-    mh__json_open(&o, '[');
-    mh__json_close(&o, ']');
-    mh__json_close(&o, '}');
-    err = mh__json_finish(&o);
+    err = mh__answer_write_error(content, name, mh__text(why));
     if (!err)
         e->base.events.on_answer(e->base.events.ctx, &(mh__answer){.content = {mh_buf_data(content), mh_buf_size(content)}, .is_met = true});
     mh_buf_destroy(&content);

@@ -108,6 +108,15 @@ def test_native_failures_are_answers(native: Native, name: object, buffers: tupl
     assert native.call("square", struct.pack("q", 3)).buffers == [struct.pack("q", 9)]
 
 
+def test_many_refusals_in_a_row_are_answered(native: Native) -> None:
+    native.send("reverse", b"x" * 30_000_000) # what follows waits behind it
+    for _ in range(900):
+        native.send(5)
+    assert receive(native.client.mux).content == {"status": "ok"}
+    assert all(receive(native.client.mux).content["ename"] == "ValueError" for _ in range(900))
+    assert native.call("square", struct.pack("q", 3)).buffers == [struct.pack("q", 9)]
+
+
 def test_a_native_task_that_dies_is_answered_and_the_engine_goes_on(native: Native) -> None:
     native.send("die", b"x")
     native.send("square", struct.pack("q", 5))
