@@ -3,6 +3,7 @@
 #define MANYHANDS_H
 
 #include "manyhands/base.h"
+#include "manyhands/client.h"
 #include "manyhands/controller.h"
 #include "manyhands/engine.h"
 #include "manyhands/pool.h"

@@ -35,6 +35,7 @@ PUBLIC_HEADERS = {
     "process": "proc",
     "queue": "queue",
     "pool": "pool",
+    "client": "cluster",
     "controller": "cluster",
     "engine": "cluster",
 }

@@ -154,6 +154,8 @@ static void run_watch(mh__source *base)
             s->on_peer(s, MH__PEER_ACCEPTED, value, s->ctx);
         else if (kind == ZMQ_EVENT_DISCONNECTED)
             s->on_peer(s, MH__PEER_GONE, value, s->ctx);
+        else if (kind == ZMQ_EVENT_HANDSHAKE_SUCCEEDED)
+            s->on_peer(s, MH__PEER_READY, value, s->ctx);
         else if (kind != ZMQ_EVENT_MONITOR_STOPPED)
             s->on_peer(s, MH__PEER_REFUSED, -1, s->ctx);
     }
@@ -197,8 +199,8 @@ static mh_err open_watch(mh__socket *s)
     /* no limit here: an I/O thread that can't tell an event would stand still, and each event is a connection, which are limited */
     else if (zmq_setsockopt(w->socket, ZMQ_RCVHWM, &unlimited, sizeof unlimited) < 0 ||
              zmq_socket_monitor(s->socket, name,
-                                ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
-                                    ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) < 0 ||
+                                ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED |
+                                    ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) < 0 ||
              zmq_connect(w->socket, name) < 0)
         err = zmq_error(errno, "watching a socket");
     if (!err)

@@ -27,8 +27,8 @@ typedef enum mh__socket_kind {
 typedef struct mh__socket mh__socket;
 typedef void (*mh__message_fn)(mh__socket *s, mh__parcel *p, void *ctx); /* may mh__parcel_move p's frames away */
 
-typedef enum mh__peer_event { MH__PEER_ACCEPTED = 1, MH__PEER_GONE, MH__PEER_REFUSED } mh__peer_event;
-/* A connection came, ended, or failed its handshake. `connection` is its descriptor, as in mh__parcel_connection: a number that is
+typedef enum mh__peer_event { MH__PEER_ACCEPTED = 1, MH__PEER_GONE, MH__PEER_REFUSED, MH__PEER_READY } mh__peer_event;
+/* A connection came, ended, failed its handshake, or has gone through it (either end's). `connection` is its descriptor, as in mh__parcel_connection: a number that is
  * used again once it is gone. */
 typedef void (*mh__peer_fn)(mh__socket *s, mh__peer_event event, int connection, void *ctx);
 

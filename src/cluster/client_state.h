@@ -1,0 +1,114 @@
+/* What the files of the client share. `lock` guards what the caller's threads and the client's own one both touch; no callback runs under it,
+ * and it is taken inside no other lock of the library. The rest belongs to the client's thread. */
+#ifndef MH_CLUSTER_CLIENT_STATE_H
+#define MH_CLUSTER_CLIENT_STATE_H
+
+#include "manyhands/client.h"
+
+#include "base/list.h"
+#include "net/sign.h"
+#include "net/socket.h"
+#include "os/thread.h"
+#include "wire/connection.h"
+#include "wire/replay.h"
+
+enum { MH__CLIENT_CHANNELS = MH_CLIENT_NOTIFICATION + 1 };
+
+/* A message on its way out. */
+typedef struct mh__outgoing {
+    mh__list link;
+    mh__parcel *parcel;
+    mh_client_channel channel;
+    size_t bytes; /* counted in out_bytes until the socket has it; what is lent is counted by its loan */
+} mh__outgoing;
+
+/* A message on its way in; what the caller sees of it is its beginning. */
+typedef struct mh__received {
+    mh_client_message seen;
+    mh__list link;
+    mh__parcel *parcel; /* NULL: made here, in text[] */
+    size_t bytes;
+    char text[];
+} mh__received;
+
+typedef struct mh__client_channel {
+    mh_client *client;
+    mh_client_channel which;
+    mh__socket *socket;
+    mh__replay *replay;
+    mh__list waiting; /* mh__outgoing that the socket has no room for yet */
+} mh__client_channel;
+
+struct mh_client {
+    unsigned fork_depth;
+    mh__connection connection;
+    mh__sign_key *key;      /* its signer belongs to who holds `lock` ... */
+    mh__session session;    /* ... and so does `count` in here */
+    mh__sign_key *read_key; /* this one's belongs to the client's thread */
+    mh__signer reader;
+    mh__curve_pair curve;
+    size_t out_bytes_max, in_bytes_max;
+
+    /* the client's thread */
+    mh__thread *thread;
+    mh__loop *loop;
+    mh__client_channel channels[MH__CLIENT_CHANNELS];
+    mh__alarm retry, refresh;
+    bool was_ready, is_lost;
+    bool is_outdated; /* a notification came since we asked */
+    char asked[MH_CLIENT_ID_SIZE]; /* the connection_request that waits for its answer, or "" */
+    int bell;                      /* rung for: something to send, room to read again, the end */
+
+    /* under lock */
+    mh__lock *lock;
+    mh__cond *changed; /* room to send, a message to take, the controller's first answer, a user less, the end */
+    mh__list out, in;
+    size_t out_bytes, out_count, in_bytes, in_count;
+    bool bell_rung, is_paused, is_closing, must_stop, is_known, was_reached;
+    unsigned users;    /* calls that wait inside */
+    int fd;            /* see mh_client_fd; -1: nobody asked */
+    mh_err failure;    /* of the client's thread, or the controller's refusal */
+    char why[256];
+    mh_client_engine *engines;
+    size_t engine_count, engine_capacity;
+    mh_client_stats stats;
+};
+
+/* ---- client.c -------------------------------------------------------------------------------- */
+
+/* FORKED in a child of the client's process. */
+mh_err mh__client_check(const mh_client *c);
+/* What a call that finds the client closing or failed is to return; with the lock. OK: neither. */
+mh_err mh__client_state(const mh_client *c);
+/* Wake the client's thread; with the lock. */
+void mh__client_ring(mh_client *c);
+/* Nothing works any more; with the lock. */
+void mh__client_fail(mh_client *c, mh_err err, const char *why);
+
+/* ---- client_send.c --------------------------------------------------------------------------- */
+
+/* Hand what waits to the sockets. ctx: the client; its thread. */
+void mh__client_flush(void *ctx);
+void mh__client_drop_out(mh_client *c);
+
+/* ---- client_take.c --------------------------------------------------------------------------- */
+
+void mh__client_on_message(mh__socket *s, mh__parcel *p, void *channel);
+/* Queue a message that the client itself makes; its thread. */
+void mh__client_tell(mh_client *c, const char *type, const mh_client_engine *engine);
+/* Read again if there is room; its thread. */
+void mh__client_resume(mh_client *c);
+void mh__client_drop_in(mh_client *c);
+
+/* ---- client_engines.c ------------------------------------------------------------------------ */
+
+/* The answer to a connection_request of our own; false: it was asked by the caller. */
+bool mh__client_take_answer(mh_client *c, const mh_client_message *m);
+/* A notification of the controller's. */
+void mh__client_take_notification(mh_client *c, const mh_client_message *m);
+/* Ask who is there. */
+void mh__client_ask(mh_client *c);
+/* The same, unless an answer is still to come. ctx: the client. */
+void mh__client_ask_again(void *ctx);
+
+#endif

@@ -1,0 +1,716 @@
+/* The client's messages, with a real controller and engine in processes of their own, and with a controller made of plain sockets that says
+ * what a test wants. */
+#include "manyhands/client.h"
+
+#include "base/number.h"
+#include "manyhands/controller.h"
+#include "net/sign.h"
+#include "net/socket.h"
+#include "os/clock.h"
+#include "os/fd.h"
+#include "os/file.h"
+#include "wire/connection.h"
+
+#include "mh_test.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static mh_deadline soon(void) { return mh_deadline_in(30 * MH_SECOND); }
+static mh_bytes text(const char *s) { return (mh_bytes){s, strlen(s)}; }
+
+/* ---- a cluster ------------------------------------------------------------------------------- */
+
+typedef struct cluster {
+    char folder[64], client_file[128], engine_file[128], library[512], command[512];
+    pid_t controller, engine;
+} cluster;
+
+static void start_controller(cluster *k)
+{
+    k->controller = fork();
+    assert_true(k->controller >= 0);
+    if (k->controller == 0) {
+        mh_controller *c = NULL;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        mh_err err = mh_controller_create(&c, &(mh_controller_options){.folder = k->folder, .reuse = true});
+        if (!err)
+            err = mh_controller_run(c);
+        mh_controller_destroy(&c);
+        if (err)
+            fprintf(stderr, "# controller: %s\n", mh_err_detail());
+        _exit(err ? 1 : 0);
+    }
+    for (mh_deadline until = soon(); !mh__os_path_exists(k->client_file) && mh_now() < until;)
+        usleep(2000);
+    assert_true(mh__os_path_exists(k->client_file));
+}
+
+static void start_engine(cluster *k)
+{
+    k->engine = fork();
+    assert_true(k->engine >= 0);
+    if (k->engine == 0) { /* a program that exports what task libraries need, which this one does not */
+        char file[200], library[600];
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        snprintf(file, sizeof file, "--file=%s", k->engine_file);
+        snprintf(library, sizeof library, "--library=%s", k->library);
+        if (freopen("/dev/null", "w", stderr))
+            execl(k->command, "manyhands", "engine", file, library, NULL);
+        _exit(127);
+    }
+}
+
+static void start(cluster *k)
+{
+    *k = (cluster){.folder = "/tmp/mh-client-XXXXXX"};
+    assert_non_null(mkdtemp(k->folder));
+    snprintf(k->client_file, sizeof k->client_file, "%s/security/ipcontroller-client.json", k->folder);
+    snprintf(k->engine_file, sizeof k->engine_file, "%s/security/ipcontroller-engine.json", k->folder);
+    assert_ok(mh__os_path_beside_program("libcluster-tasks.so", k->library, sizeof k->library));
+    assert_ok(mh__os_path_beside_program("../cli/manyhands", k->command, sizeof k->command));
+    start_controller(k);
+}
+
+static int end_process(pid_t *pid, int number)
+{
+    int status = 0;
+    if (*pid > 0) {
+        kill(*pid, number);
+        waitpid(*pid, &status, 0);
+    }
+    *pid = 0;
+    return status;
+}
+
+static void stop(cluster *k)
+{
+    char command[128];
+    end_process(&k->engine, SIGTERM);
+    assert_int_equal(end_process(&k->controller, SIGTERM), 0);
+    snprintf(command, sizeof command, "rm -r %s", k->folder);
+    assert_int_equal(system(command), 0);
+}
+
+static mh_client *open_client(const cluster *k, mh_client_options o)
+{
+    mh_client *c = NULL;
+    o.connection_file = k->client_file;
+    assert_ok(mh_client_open(&c, &o));
+    return c;
+}
+
+static bool is(mh_bytes b, const char *expected) { return mh__bytes_are(b, expected); }
+
+/* The next message of this type; others are dropped. */
+static mh_client_message *take_type(mh_client *c, const char *type)
+{
+    mh_client_message *m = NULL;
+    for (;;) {
+        assert_ok(mh_client_take(c, soon(), &m));
+        if (is(m->type, type))
+            return m;
+        mh_client_message_free(&m);
+    }
+}
+
+static mh_client_message *take_reply(mh_client *c, const char *id)
+{
+    mh_client_message *m = NULL;
+    for (;;) {
+        assert_ok(mh_client_take(c, soon(), &m));
+        if (is(m->parent_id, id) && m->channel != MH_CLIENT_IOPUB)
+            return m;
+        mh_client_message_free(&m);
+    }
+}
+
+static void await_engine(mh_client *c, mh_client_engine *e)
+{
+    size_t count = 1;
+    mh_client_engines(c, e, &count);
+    if (!count)
+        for (mh_client_message *m = take_type(c, "registration_notification"); m;)
+            mh_client_message_free(&m);
+    count = 1;
+    mh_client_engines(c, e, &count);
+    assert_int_equal(count, 1);
+}
+
+static const mh_client_request squares = {.channel = MH_CLIENT_TASK, .type = "call_request", .content = {"{\"function\":\"square\"}", 21}};
+
+/* ---- with a real cluster --------------------------------------------------------------------- */
+
+static void every_channel_carries_messages(void **state)
+{
+    (void)state;
+    cluster k;
+    mh_client_engine e = {0};
+    mh_client_message *m = NULL;
+    char id[MH_CLIENT_ID_SIZE], uuid[MH_CLIENT_UUID_SIZE];
+    start(&k);
+    mh_client *c = open_client(&k, (mh_client_options){.username = "na\"me"});
+    start_engine(&k);
+    await_engine(c, &e);
+    assert_int_equal(e.id, 0);
+    strcpy(uuid, e.uuid);
+
+    int64_t x = 12, y;
+    mh_client_request r = squares;
+    r.buffers = &(mh_bytes){&x, sizeof x};
+    r.buffer_count = 1;
+    assert_ok(mh_client_send(c, &r, soon(), id));
+    assert_int_equal(strncmp(id, mh_client_session(c), 32), 0);
+    m = take_reply(c, id);
+    assert_int_equal(m->channel, MH_CLIENT_TASK);
+    assert_true(is(m->type, "call_reply") && is(m->source, uuid));
+    assert_int_equal(m->buffer_count, 1);
+    memcpy(&y, m->buffers[0].data, sizeof y);
+    assert_int_equal(y, 144);
+    mh_client_message_free(&m);
+
+    r.channel = MH_CLIENT_MUX;
+    r.engine = uuid;
+    assert_ok(mh_client_send(c, &r, soon(), id));
+    m = take_reply(c, id);
+    assert_int_equal(m->channel, MH_CLIENT_MUX);
+    assert_non_null(memmem(m->parent.data, m->parent.size, "na_me", 5));
+    mh_client_message_free(&m);
+
+    char metadata[256];
+    snprintf(metadata, sizeof metadata, "{\"targets\":[[\"%s\",0]],\"is_broadcast\":true,\"is_coalescing\":false}", uuid);
+    r = squares;
+    r.channel = MH_CLIENT_BROADCAST;
+    r.metadata = text(metadata);
+    assert_ok(mh_client_send(c, &r, soon(), id));
+    m = take_type(c, "call_reply");
+    assert_int_equal(m->channel, MH_CLIENT_BROADCAST);
+    assert_non_null(memmem(m->metadata.data, m->metadata.size, id, strlen(id)));
+    mh_client_message_free(&m);
+
+    assert_ok(mh_client_send(c, &(mh_client_request){.channel = MH_CLIENT_REGISTRATION, .type = "queue_request"}, soon(), id));
+    m = take_reply(c, id);
+    assert_true(m->channel == MH_CLIENT_REGISTRATION && is(m->type, "queue_reply"));
+    mh_client_message_free(&m);
+
+    assert_ok(mh_client_send(c, &(mh_client_request){.channel = MH_CLIENT_CONTROL, .type = "shutdown_request", .engine = uuid}, soon(), id));
+    m = take_reply(c, id);
+    assert_true(m->channel == MH_CLIENT_CONTROL && is(m->type, "shutdown_reply"));
+    mh_client_message_free(&m);
+    for (bool is_there = true; is_there;) { /* its notification may have come before the reply */
+        size_t count = 0;
+        mh_client_engines(c, NULL, &count);
+        is_there = count > 0;
+        if (is_there && mh_client_take(c, mh_deadline_in(10 * MH_MILLISECOND), &m) == MH_OK)
+            mh_client_message_free(&m);
+    }
+    mh_client_close(&c);
+    assert_null(c);
+    mh_client_close(&c);
+    stop(&k);
+}
+
+static _Atomic int released;
+static void count_release(void *ctx)
+{
+    assert_ptr_equal(ctx, &released);
+    atomic_fetch_add(&released, 1);
+}
+
+static void large_buffers_are_lent_and_returned(void **state)
+{
+    (void)state;
+    enum { LARGE = 5000000 };
+    cluster k;
+    mh_client_engine e;
+    char id[MH_CLIENT_ID_SIZE];
+    start(&k);
+    start_engine(&k);
+    mh_client *c = open_client(&k, (mh_client_options){0});
+    await_engine(c, &e);
+    char *large = malloc(LARGE);
+    memset(large, 'a', LARGE);
+    large[0] = 'z';
+    released = 0;
+    mh_client_request r = {.channel = MH_CLIENT_TASK, .type = "call_request", .content = text("{\"function\":\"reverse\"}"),
+                           .buffers = &(mh_bytes){large, LARGE}, .buffer_count = 1, .release = count_release, .release_ctx = &released};
+    assert_ok(mh_client_send(c, &r, soon(), id));
+    mh_client_message *m = take_reply(c, id);
+    assert_int_equal(m->buffers[0].size, LARGE);
+    assert_int_equal(((const char *)m->buffers[0].data)[LARGE - 1], 'z');
+    assert_int_equal(released, 1); /* the engine has it, so it was sent */
+    r.buffers = &(mh_bytes){large, 3};
+    assert_ok(mh_client_send(c, &r, soon(), id));
+    assert_int_equal(released, 2); /* small ones are copied at once */
+    r.content = text("[1]");
+    assert_err(mh_client_send(c, &r, soon(), id), MH_ERR_INVALID);
+    assert_int_equal(released, 2); /* what was refused is not released */
+    mh_client_close(&c);
+    assert_int_equal(((const char *)m->buffers[0].data)[0], 'a'); /* messages outlive their client */
+    mh_client_message_free(&m);
+    free(large);
+    stop(&k);
+}
+
+static void bad_requests_are_named(void **state)
+{
+    (void)state;
+    cluster k;
+    char id[MH_CLIENT_ID_SIZE], long_name[100];
+    memset(long_name, 'x', sizeof long_name - 1);
+    long_name[sizeof long_name - 1] = 0;
+    start(&k);
+    mh_client *c = open_client(&k, (mh_client_options){0});
+    const struct {
+        mh_client_request r;
+        const char *names;
+    } rows[] = {
+        {{.channel = MH_CLIENT_IOPUB, .type = "x"}, "channel"},
+        {{.channel = 0, .type = "x"}, "channel"},
+        {{.channel = MH_CLIENT_TASK}, "type"},
+        {{.channel = MH_CLIENT_TASK, .type = long_name}, "too long"},
+        {{.channel = MH_CLIENT_TASK, .type = "a\"b"}, "ASCII"},
+        {{.channel = MH_CLIENT_TASK, .type = "x", .engine = "e"}, "engine"},
+        {{.channel = MH_CLIENT_MUX, .type = "x"}, "engine"},
+        {{.channel = MH_CLIENT_MUX, .type = "x", .engine = long_name}, "engine"},
+        {{.channel = MH_CLIENT_TASK, .type = "x", .content = {"{", 1}}, "content"},
+        {{.channel = MH_CLIENT_TASK, .type = "x", .metadata = {"5", 1}}, "metadata"},
+        {{.channel = MH_CLIENT_TASK, .type = "x", .buffer_count = 100000}, "buffers"},
+    };
+    for (size_t i = 0; i < MH__COUNT_OF(rows); i++) {
+        assert_err(mh_client_send(c, &rows[i].r, soon(), id), MH_ERR_INVALID);
+        assert_non_null(strstr(mh_err_detail(), rows[i].names));
+    }
+    mh_client_message *m = NULL;
+    assert_err(mh_client_take(c, MH_NOW, &m), MH_ERR_TIMEOUT);
+    assert_null(m);
+    mh_client_close(&c);
+    stop(&k);
+}
+
+/* The controller is killed and started again: the client goes on by itself, and says so. */
+static void a_restarted_controller_is_found_again(void **state)
+{
+    (void)state;
+    cluster k;
+    mh_client_engine e;
+    char id[MH_CLIENT_ID_SIZE];
+    start(&k);
+    mh_client *c = open_client(&k, (mh_client_options){0});
+    start_engine(&k);
+    await_engine(c, &e);
+    usleep(100000); /* the list of engines is on the disk 50 ms after it changes */
+    end_process(&k.controller, SIGKILL);
+    mh_client_message *m = take_type(c, "x_connection_lost");
+    mh_client_message_free(&m);
+    mh_client_request r = squares;
+    r.metadata = text("{\"retries\":3}");
+    assert_ok(mh_client_send(c, &r, soon(), id)); /* waits for it */
+    start_controller(&k);
+    m = take_type(c, "x_connection_back");
+    mh_client_message_free(&m);
+    m = take_reply(c, id);
+    assert_true(is(m->type, "call_reply"));
+    mh_client_message_free(&m);
+    mh_client_stats stats;
+    mh_client_stats_read(c, &stats);
+    assert_true(stats.reconnects >= 1);
+    mh_client_close(&c);
+    stop(&k);
+}
+
+typedef struct sender {
+    mh_client *client;
+    int count, failed;
+} sender;
+
+static void *send_many(void *ctx)
+{
+    sender *s = ctx;
+    char id[MH_CLIENT_ID_SIZE];
+    int64_t x = 1;
+    mh_client_request r = squares;
+    r.buffers = &(mh_bytes){&x, sizeof x};
+    r.buffer_count = 1;
+    for (int i = 0; i < s->count; i++)
+        s->failed += mh_client_send(s->client, &r, soon(), id) != MH_OK;
+    return NULL;
+}
+
+static void threads_share_a_client(void **state)
+{
+    (void)state;
+    enum { THREADS = 4, EACH = 250 };
+    cluster k;
+    mh_client_engine e;
+    pthread_t threads[THREADS];
+    sender senders[THREADS];
+    int fd = -1, replies = 0;
+    unsigned ready;
+    start(&k);
+    start_engine(&k);
+    mh_client *c = open_client(&k, (mh_client_options){0});
+    await_engine(c, &e);
+    assert_ok(mh_client_fd(c, &fd));
+    for (int i = 0; i < THREADS; i++) {
+        senders[i] = (sender){c, EACH, 0};
+        assert_int_equal(pthread_create(&threads[i], NULL, send_many, &senders[i]), 0);
+    }
+    while (replies < THREADS * EACH) {
+        mh_client_message *m = NULL;
+        assert_ok(mh__os_wait_any(&fd, 1, soon(), &ready));
+        while (mh_client_take(c, MH_NOW, &m) == MH_OK) {
+            replies += is(m->type, "call_reply");
+            mh_client_message_free(&m);
+        }
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(senders[i].failed, 0);
+    }
+    mh_client_stats stats;
+    mh_client_stats_read(c, &stats);
+    assert_int_equal(stats.out_bytes, 0);
+    assert_int_equal(stats.out_count, 0);
+    assert_int_equal(stats.refused + stats.replayed, 0);
+    mh_client_close(&c);
+    stop(&k);
+}
+
+static void a_fork_of_a_client_is_told_so(void **state)
+{
+    (void)state;
+    cluster k;
+    start(&k);
+    mh_client *c = open_client(&k, (mh_client_options){0});
+    pid_t child = fork();
+    if (child == 0) {
+        char id[MH_CLIENT_ID_SIZE];
+        int fd, bad = 0;
+        size_t count = 0;
+        mh_client_message *m;
+        bad += mh_client_send(c, &squares, MH_FOREVER, id) != MH_ERR_FORKED;
+        bad += mh_client_take(c, MH_FOREVER, &m) != MH_ERR_FORKED;
+        bad += mh_client_wait(c, MH_FOREVER) != MH_ERR_FORKED;
+        bad += mh_client_fd(c, &fd) != MH_ERR_FORKED;
+        mh_client_engines(c, NULL, &count);
+        mh_client_close(&c);
+        _exit(bad || c ? 1 : 0);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    mh_client_close(&c);
+    stop(&k);
+}
+
+/* ---- with a controller that says what it is told --------------------------------------------- */
+
+typedef struct fake {
+    mh__loop *loop;
+    mh__socket *sockets[MH__COUNT_OF(((mh__connection *)0)->broadcast)];
+    mh__connection info;
+    mh__sign_key *key;
+    mh__session session;
+    mh_buf *file;
+    int queries;
+    pthread_t thread;
+    _Atomic bool must_stop;
+    bool answers;
+} fake;
+
+static void keep_query(mh__socket *s, mh__parcel *p, void *ctx)
+{
+    fake *f = ctx;
+    mh__built built;
+    mh__parcel *out = NULL;
+    mh__message m;
+    if (!f->answers)
+        return;
+    const char *content = f->queries++ ? "{\"status\":\"ok\",\"engines\":{\"4\":\"def\",\"5\":\"ghi\"}}"
+                                       : "{\"status\":\"ok\",\"engines\":{\"3\":\"abc\",\"4\":\"def\"}}";
+    assert_ok(mh__message_split(mh__parcel_frames(p), mh__parcel_count(p), &m));
+    assert_ok(mh__parcel_create(&out));
+    assert_ok(mh__session_build(&f->session, &(mh__draft){.type = "connection_reply", .parent = m.header,
+                                                          .content = text(content)}, &built));
+    assert_ok(mh__parcel_add(out, m.idents[0]));
+    for (int i = 0; i < MH__FRAMES_SIGNED; i++)
+        assert_ok(mh__parcel_add(out, built.frames[i]));
+    assert_ok(mh__socket_send(s, out));
+    mh__parcel_destroy(&out);
+}
+
+/* Answers a task as the type of the message says. */
+static void play_task(mh__socket *s, mh__parcel *p, void *ctx)
+{
+    fake *f = ctx;
+    mh__built built;
+    mh__message m;
+    mh__header h;
+    assert_ok(mh__message_split(mh__parcel_frames(p), mh__parcel_count(p), &m));
+    assert_ok(mh__header_read(m.header, &h));
+    mh_bytes client = m.idents[0];
+    int times = mh__bytes_are(h.msg_type, "replayed") ? 2 : mh__bytes_are(h.msg_type, "flood") ? 3000 : 1;
+    static char filler[8000];
+    memset(filler, ' ', sizeof filler);
+    for (int i = 0; i < times; i++) {
+        mh__parcel *out = NULL;
+        mh_bytes content = mh__bytes_are(h.msg_type, "no_json") ? text("{\"a\":}") : text("{}");
+        if (i == 0 || times > 2)
+            assert_ok(mh__session_build(&f->session, &(mh__draft){.type = "answer", .parent = m.header, .content = content}, &built));
+        if (mh__bytes_are(h.msg_type, "forged"))
+            built.signature[5] ^= 1;
+        assert_ok(mh__parcel_create(&out));
+        assert_ok(mh__parcel_add(out, client));
+        int frames = mh__bytes_are(h.msg_type, "truncated") ? 4 : MH__FRAMES_SIGNED;
+        for (int j = 0; j < frames; j++)
+            assert_ok(mh__parcel_add(out, built.frames[j]));
+        if (times > 2)
+            assert_ok(mh__parcel_add(out, (mh_bytes){filler, sizeof filler}));
+        mh_err err;
+        while ((err = mh__socket_send(s, out)) == MH_ERR_FULL && !f->must_stop)
+            usleep(1000);
+        mh__parcel_destroy(&out);
+    }
+}
+
+static void *run_fake(void *ctx)
+{
+    fake *f = ctx;
+    while (!f->must_stop) {
+        (void)!mh__loop_wait(f->loop, mh_deadline_in(20 * MH_MILLISECOND));
+        mh__loop_dispatch(f->loop);
+    }
+    return NULL;
+}
+
+static void start_fake(fake *f, bool answers)
+{
+    *f = (fake){.answers = answers};
+    uint16_t *ports[] = {&f->info.registration, &f->info.task, &f->info.mux, &f->info.control, &f->info.broadcast[0], &f->info.iopub, &f->info.notification};
+    strcpy(f->info.interface_, "tcp://127.0.0.1");
+    strcpy(f->info.key, "a key");
+    strcpy(f->session.id, "fake");
+    f->info.broadcast_count = 1;
+    assert_ok(mh__sign_key_create(&f->key, text("a key")));
+    f->session.signer = mh__sign_key_signer(f->key);
+    assert_ok(mh__loop_create(&f->loop));
+    for (size_t i = 0; i < MH__COUNT_OF(ports); i++) {
+        assert_ok(mh__socket_open(&f->sockets[i], f->loop, &(mh__socket_options){.kind = i < 5 ? MH__ROUTER : MH__PUB, .linger_ms = -1,
+            .on_message = i == 0 ? keep_query : i == 1 ? play_task : NULL, .ctx = f}));
+        assert_ok(mh__socket_bind(f->sockets[i], f->info.interface_, ports[i]));
+    }
+    assert_ok(mh_buf_create(&f->file, 0));
+    assert_ok(mh__connection_write(&f->info, f->file));
+    assert_ok(mh_buf_append(f->file, (mh_bytes){"", 1}));
+    assert_int_equal(pthread_create(&f->thread, NULL, run_fake, f), 0);
+}
+
+static void stop_fake(fake *f)
+{
+    f->must_stop = true;
+    pthread_join(f->thread, NULL);
+    for (size_t i = 0; i < MH__COUNT_OF(f->sockets); i++)
+        mh__socket_close(&f->sockets[i]);
+    mh__loop_destroy(&f->loop);
+    mh__sign_key_destroy(&f->key);
+    mh_buf_destroy(&f->file);
+}
+
+static void what_is_not_right_is_dropped_and_counted(void **state)
+{
+    (void)state;
+    fake f;
+    mh_client *c = NULL;
+    mh_client_message *m = NULL;
+    mh_client_engine e;
+    mh_client_stats stats;
+    size_t count = 1;
+    char id[MH_CLIENT_ID_SIZE];
+    start_fake(&f, true);
+    assert_ok(mh_client_open(&c, &(mh_client_options){.connection_text = mh_buf_data(f.file)}));
+    mh_client_engines(c, &e, &count);
+    assert_true(count == 2 && e.id == 3 && !strcmp(e.uuid, "abc"));
+    static const char *const types[] = {"forged", "truncated", "no_json", "replayed", "right"};
+    for (size_t i = 0; i < MH__COUNT_OF(types); i++)
+        assert_ok(mh_client_send(c, &(mh_client_request){.channel = MH_CLIENT_TASK, .type = types[i]}, soon(), id));
+    for (int i = 0; i < 2; i++) { /* "replayed" once, then "right" */
+        m = take_type(c, "answer");
+        assert_int_equal(is(m->parent_id, id), i == 1);
+        mh_client_message_free(&m);
+    }
+    mh_client_stats_read(c, &stats);
+    assert_int_equal(stats.refused, 3);
+    assert_int_equal(stats.replayed, 1);
+    assert_true(stats.sent >= 5 + 1);
+    mh_client_close(&c);
+    stop_fake(&f);
+}
+
+/* The client asks again soon after it began: the subscription may have come too late for a notification. */
+static void what_was_missed_is_told(void **state)
+{
+    (void)state;
+    fake f;
+    mh_client *c = NULL;
+    mh_client_engine e[2] = {{0}};
+    size_t count = 2;
+    start_fake(&f, true);
+    assert_ok(mh_client_open(&c, &(mh_client_options){.connection_text = mh_buf_data(f.file)}));
+    mh_client_message *m = take_type(c, "unregistration_notification");
+    assert_true(is(m->content, "{\"id\":3,\"uuid\":\"abc\"}"));
+    mh_client_message_free(&m);
+    m = take_type(c, "registration_notification");
+    assert_true(is(m->content, "{\"id\":5,\"uuid\":\"ghi\"}"));
+    mh_client_message_free(&m);
+    mh_client_engines(c, e, &count);
+    assert_true(count == 2 && e[0].id == 4 && e[1].id == 5);
+    mh_client_close(&c);
+    stop_fake(&f);
+}
+
+static void what_waits_to_be_taken_is_bounded(void **state)
+{
+    (void)state;
+    enum { LIMIT = 100000, EACH = 8000 };
+    fake f;
+    mh_client *c = NULL;
+    mh_client_message *m = NULL;
+    mh_client_stats stats;
+    char id[MH_CLIENT_ID_SIZE];
+    start_fake(&f, true);
+    assert_ok(mh_client_open(&c, &(mh_client_options){.connection_text = mh_buf_data(f.file), .in_bytes_max = LIMIT}));
+    assert_ok(mh_client_send(c, &(mh_client_request){.channel = MH_CLIENT_TASK, .type = "flood"}, soon(), id));
+    for (int i = 0; i < 3000; i++) {
+        m = take_type(c, "answer");
+        mh_client_message_free(&m);
+        mh_client_stats_read(c, &stats);
+        assert_true(stats.in_bytes <= LIMIT + 2 * EACH);
+    }
+    mh_client_close(&c);
+    stop_fake(&f);
+}
+
+static void what_waits_to_be_sent_is_bounded(void **state)
+{
+    (void)state;
+    mh_client *c = NULL;
+    mh_buf *file = NULL;
+    char id[MH_CLIENT_ID_SIZE];
+    static char large[40000];
+    mh__connection info = {.interface_ = "tcp://127.0.0.1", .key = "k", .registration = 1, .mux = 1, .task = 1, .control = 1, .iopub = 1,
+                           .notification = 1, .broadcast = {1}, .broadcast_count = 1};
+    assert_ok(mh_buf_create(&file, 0));
+    assert_ok(mh__connection_write(&info, file));
+    assert_ok(mh_buf_append(file, (mh_bytes){"", 1}));
+    /* nobody listens at port 1 */
+    assert_err(mh_client_open(&c, &(mh_client_options){.connection_text = mh_buf_data(file), .timeout_ns = 50 * MH_MILLISECOND}), MH_ERR_TIMEOUT);
+    assert_null(c);
+    assert_non_null(strstr(mh_err_detail(), "no controller answers at tcp://127.0.0.1:1"));
+    assert_ok(mh_client_open(&c, &(mh_client_options){.connection_text = mh_buf_data(file), .timeout_ns = -1, .out_bytes_max = 100000}));
+    released = 0;
+    mh_client_request r = {.channel = MH_CLIENT_TASK, .type = "x", .buffers = &(mh_bytes){large, sizeof large}, .buffer_count = 1,
+                           .release = count_release, .release_ctx = &released};
+    assert_ok(mh_client_send(c, &r, MH_NOW, id));
+    assert_ok(mh_client_send(c, &r, MH_NOW, id));
+    assert_err(mh_client_send(c, &r, MH_NOW, id), MH_ERR_FULL);
+    assert_err(mh_client_send(c, &r, mh_deadline_in(5 * MH_MILLISECOND), id), MH_ERR_FULL);
+    assert_int_equal(released, 0);
+    mh_client_close(&c);
+    assert_int_equal(released, 2);
+    mh_buf_destroy(&file);
+}
+
+static void open_says_what_is_wrong(void **state)
+{
+    (void)state;
+    fake f;
+    mh_client *c = NULL;
+    char path[] = "/tmp/mh-client-XXXXXX", engine[1024];
+    int fd = mkstemp(path);
+    start_fake(&f, false);
+    assert_err(mh_client_open(&c, &(mh_client_options){0}), MH_ERR_INVALID);
+    assert_err(mh_client_open(&c, &(mh_client_options){.connection_file = path, .connection_text = "{}"}), MH_ERR_INVALID);
+    assert_err(mh_client_open(&c, &(mh_client_options){.connection_text = "{"}), MH_ERR_CORRUPT);
+    assert_err(mh_client_open(&c, &(mh_client_options){.connection_file = "/nowhere/x"}), MH_ERR_NOT_FOUND);
+    assert_int_equal(fchmod(fd, 0644), 0);
+    assert_err(mh_client_open(&c, &(mh_client_options){.connection_file = path}), MH_ERR_PERMISSION);
+    f.info.is_engine = true;
+    f.info.hb_ping = f.info.hb_pong = 1;
+    assert_ok(mh_buf_resize(f.file, 0));
+    assert_ok(mh__connection_write(&f.info, f.file));
+    snprintf(engine, sizeof engine, "%.*s", (int)mh_buf_size(f.file), (const char *)mh_buf_data(f.file));
+    assert_err(mh_client_open(&c, &(mh_client_options){.connection_text = engine}), MH_ERR_INVALID);
+    assert_non_null(strstr(mh_err_detail(), "-client.json"));
+    f.info.is_engine = false;
+    f.info.key[0] = 0;
+    assert_ok(mh_buf_resize(f.file, 0));
+    assert_ok(mh__connection_write(&f.info, f.file));
+    assert_ok(mh_buf_append(f.file, (mh_bytes){"", 1}));
+    assert_err(mh_client_open(&c, &(mh_client_options){.connection_text = mh_buf_data(f.file)}), MH_ERR_CORRUPT);
+    assert_non_null(strstr(mh_err_detail(), "key"));
+    strcpy(f.info.key, "k");
+    assert_ok(mh_buf_resize(f.file, 0));
+    assert_ok(mh__connection_write(&f.info, f.file));
+    assert_ok(mh_buf_append(f.file, (mh_bytes){"", 1}));
+    assert_ok(mh_client_open(&c, &(mh_client_options){.connection_text = mh_buf_data(f.file), .timeout_ns = -1}));
+    mh_err err = MH_OK; /* reached, and silent */
+    for (mh_deadline until = soon(); !strstr(mh_err_detail(), "was reached") && mh_now() < until;)
+        err = mh_client_wait(c, mh_deadline_in(10 * MH_MILLISECOND));
+    assert_int_equal(err, MH_ERR_TIMEOUT);
+    mh_client_close(&c);
+    stop_fake(&f);
+    close(fd);
+    unlink(path);
+}
+
+static void *take_for_ever(void *ctx)
+{
+    mh_client_message *m = NULL;
+    mh_err err = mh_client_take(ctx, MH_FOREVER, &m);
+    return (void *)(uintptr_t)err;
+}
+
+static void closing_ends_every_wait(void **state)
+{
+    (void)state;
+    fake f;
+    mh_client *c = NULL, *same;
+    pthread_t waiter;
+    void *got;
+    start_fake(&f, true);
+    assert_ok(mh_client_open(&c, &(mh_client_options){.connection_text = mh_buf_data(f.file)}));
+    same = c;
+    assert_int_equal(pthread_create(&waiter, NULL, take_for_ever, same), 0);
+    usleep(20000); /* it may come before or after: both end */
+    mh_client_close(&c);
+    pthread_join(waiter, &got);
+    assert_int_equal((uintptr_t)got, MH_ERR_CLOSED);
+    stop_fake(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_channel_carries_messages),
+        cmocka_unit_test(large_buffers_are_lent_and_returned),
+        cmocka_unit_test(bad_requests_are_named),
+        cmocka_unit_test(a_restarted_controller_is_found_again),
+        cmocka_unit_test(threads_share_a_client),
+        cmocka_unit_test(a_fork_of_a_client_is_told_so),
+        cmocka_unit_test(what_is_not_right_is_dropped_and_counted),
+        cmocka_unit_test(what_was_missed_is_told),
+        cmocka_unit_test(what_waits_to_be_taken_is_bounded),
+        cmocka_unit_test(what_waits_to_be_sent_is_bounded),
+        cmocka_unit_test(open_says_what_is_wrong),
+        cmocka_unit_test(closing_ends_every_wait),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
