@@ -9,7 +9,7 @@ PREFIX ?= /usr/local
 JOBS ?= $(shell nproc)
 export PYTHON JOBS
 
-.PHONY: build help demo check check-long check-fresh bench bench-cluster sanitize fuzz docs install clean
+.PHONY: build help demo examples check check-long check-fresh bench bench-apps bench-cluster sanitize fuzz docs install clean
 .NOTPARALLEL:
 
 build: ## the C library in build/, the Python package and the command in .venv/ (the default)
@@ -23,6 +23,11 @@ help: ## list the targets
 
 demo: build ## the main job, on real input, beside the standard library
 	.venv/bin/python examples/demo.py
+
+examples: build ## the examples and applications in C in build/examples/, with what they need
+	@tools/setup.sh build apps
+	@tools/configure.sh build -Dexamples=true
+	@ninja -C build -j $(JOBS)
 
 check: ## build, and run every test that ends within minutes; the last line is the summary
 	@tools/check.sh
@@ -41,6 +46,10 @@ bench: build ## every benchmark, beside its peers
 	meson test -C build --benchmark --verbose
 	.venv/bin/python python/src/codec_bench.py
 	.venv/bin/python bench/one_machine.py
+
+bench-apps: examples ## the applications beside what a user would pick instead: docs/benchmarks/
+	@tools/setup.sh build apps peers
+	.venv/bin/python bench/apps.py
 
 bench-cluster: build ## the controller beside the stock one
 	@tools/setup.sh test

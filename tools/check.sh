@@ -5,7 +5,7 @@ set -u
 cd "$(dirname "$0")/.."
 mode=${1:-short}
 results=$PWD/build/check
-groups="build test"
+groups="build test apps"
 [ "$mode" = short ] || groups="$groups long"
 
 # stage NAME COMMAND...: what it says goes to the terminal, what comes of it to stages.txt

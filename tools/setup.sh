@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install what is missing:  tools/setup.sh [GROUP...]   groups: build (the default) test bench docs long fresh
+# Install what is missing:  tools/setup.sh [GROUP...]   groups: build (the default) test bench docs apps peers long fresh
 #
 # Debian packages and Python packages of each group come from pyproject.toml; the latter go into .venv, made
 # with $PYTHON (default python3). A stamp keyed to pyproject.toml makes a second run do nothing.
@@ -68,7 +68,7 @@ requirements=
 for group in $groups; do
     case $group in
     build) requirements="$requirements $(list build-system requires) $(list project dependencies)" ;;
-    test | bench | docs) requirements="$requirements $(list project.optional-dependencies "$group")" ;;
+    test | bench | docs | apps | peers) requirements="$requirements $(list project.optional-dependencies "$group")" ;;
     esac
 done
 # shellcheck disable=SC2086
