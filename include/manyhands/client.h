@@ -52,6 +52,8 @@ typedef struct mh_client_options {
 MH_API MH_NODISCARD mh_err mh_client_open(mh_client **out, const mh_client_options *options);
 /* Wait until the controller has answered, if it has not. errors: TIMEOUT; PERMISSION; BROKEN as in mh_client_take; FORKED. */
 MH_API MH_NODISCARD mh_err mh_client_wait(mh_client *c, mh_deadline until);
+/* Calls that wait return MH_ERR_CLOSED, and so do later ones: other threads leave before it is closed. threads: any. */
+MH_API void mh_client_stop(mh_client *c);
 /* Send what waits, for up to a second, and free everything; other calls that wait return MH_ERR_CLOSED. Every `release` has been called when
  * it returns. Messages that were taken stay valid. */
 MH_API void mh_client_close(mh_client **c);

@@ -310,6 +310,18 @@ mh_err mh_client_wait(mh_client *c, mh_deadline until)
     return nobody_answers(c, was_reached);
 }
 
+void mh_client_stop(mh_client *c)
+{
+    if (mh__client_check(c))
+        return;
+    mh__lock_take(c->lock);
+    c->is_closing = true;
+    if (c->fd >= 0)
+        mh__os_eventfd_set(c->fd);
+    mh__cond_wake_all(c->changed);
+    mh__lock_drop(c->lock);
+}
+
 static void stop_thread(mh_client *c)
 {
     mh__lock_take(c->lock);

@@ -1,4 +1,4 @@
-"""Conditions that an engine checks before it runs a task."""
+"""What a task waits for: conditions that an engine checks before it runs it, and other tasks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .error import UnmetDependency
 from .serialize.canning import can, interactive
 from .serialize.names import travels_as
 
-__all__ = ["depend", "dependent", "require"]
+__all__ = ["Dependency", "depend", "dependent", "require"]
 
 
 class depend:
@@ -54,9 +54,14 @@ class dependent:
 
 def _require(*modules: str, **mapping: Any) -> bool:
     """Import modules and define names in the engine's namespace; UnmetDependency when a module is missing there."""
-    from manyhands.parallel.error import UnmetDependency
-    from manyhands.parallel.serialize import uncan
+    import sys
 
+    if "manyhands.parallel.engine.executor" in sys.modules:
+        from manyhands.parallel.error import UnmetDependency
+        from manyhands.parallel.serialize import uncan
+    else:  # a stock engine
+        from ipyparallel.error import UnmetDependency  # type: ignore[no-redef, import-not-found, import-untyped, unused-ignore]
+        from ipyparallel.serialize import uncan  # type: ignore[no-redef, import-not-found, import-untyped, unused-ignore]
     user_ns = globals()
     for name in modules:
         try:
@@ -91,3 +96,63 @@ def require(*objects: Any, **mapping: Any) -> depend:
         else:
             raise TypeError(f"pass objects other than modules and functions by keyword, not a {type(obj).__name__}")
     return depend(interactive(_require), *names, **{name: can(obj) for name, obj in mapping.items()})
+
+
+class Dependency(set):  # type: ignore[type-arg]
+    """Messages that a task waits for: ids, AsyncResults, or what `as_dict()` gave.
+
+    all      whether all must have ended, or any of them
+    success  whether those that ended well count
+    failure  whether those that failed count
+
+    ValueError when neither counts; TypeError for what is no message.
+
+    >>> from manyhands.parallel import Dependency
+    >>> Dependency(["a", "b"], all=False).check({"b"})
+    True
+    """
+
+    all = True
+    success = True
+    failure = True
+
+    def __init__(self, dependencies: Any = [], all: bool = True, success: bool = True, failure: bool = False) -> None:
+        if isinstance(dependencies, dict):
+            all = dependencies.get("all", True)
+            success = dependencies.get("success", success)
+            failure = dependencies.get("failure", failure)
+            dependencies = dependencies.get("dependencies", [])
+        if isinstance(dependencies, str) or hasattr(dependencies, "msg_ids"):
+            dependencies = [dependencies]
+        msg_ids: list[str] = []
+        for item in dependencies:
+            if isinstance(item, str):
+                msg_ids.append(item)
+            elif hasattr(item, "msg_ids"):
+                msg_ids += item.msg_ids
+            else:
+                raise TypeError(f"invalid dependency type: {type(item)!r}")
+        super().__init__(msg_ids)
+        if not (success or failure):
+            raise ValueError("Must depend on at least one of successes or failures!")
+        self.all = all
+        self.success = success
+        self.failure = failure
+
+    def check(self, completed: set[str], failed: set[str] | None = None) -> bool:
+        """Whether it is met, by those that have ended well and those that have failed."""
+        if not self:
+            return True
+        counts = (completed if self.success else set()) | (failed or set() if self.failure else set())
+        return self <= counts if self.all else not self.isdisjoint(counts)
+
+    def unreachable(self, completed: set[str], failed: set[str] | None = None) -> bool:
+        """Whether it can't be met any more."""
+        if not self:
+            return False
+        against = (set() if self.success else completed) | (set() if self.failure else failed or set())
+        return not self.isdisjoint(against) if self.all else self <= against
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it travels."""
+        return {"dependencies": list(self), "all": self.all, "success": self.success, "failure": self.failure}

@@ -1,0 +1,1 @@
+"""Names that ipyparallel has here. The controller itself is in C: `manyhands controller`."""
