@@ -203,6 +203,7 @@ MH_API MH_NODISCARD mh_err mh_forkserver_serve(int socket, const mh_forkserver_c
 
 /* Called around every fork that this library does in this process (not around spawn): `before` and `after_in_parent` in the forking
  * thread, also when the fork fails; `after_in_child` in the child, before anything of the caller's runs there. Any may be NULL.
+ * A forked fork server stays as it was between them: none is called in it, and after_in_child in each of its children.
  * threads: not safe; set them once, before the first process is started. They are inherited by forks. */
 typedef void (*mh_fork_hook_fn)(void *ctx);
 MH_API void mh_fork_hooks_set(mh_fork_hook_fn before, mh_fork_hook_fn after_in_parent, mh_fork_hook_fn after_in_child,

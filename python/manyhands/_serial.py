@@ -169,8 +169,10 @@ class Names:
     """What the names of __main__ stood for when workers were forked: decides whether a name will serve there."""
 
     def __init__(self, forked: bool) -> None:
+        from . import _core
+
         self._kept: dict[str, weakref.ref[Any]] = {}
-        self._modules: set[str] = set(sys.modules) if forked else set()
+        self._modules = _core.marks(sys.modules if forked else {})
         if forked:
             from weakref import ref
 
@@ -180,9 +182,11 @@ class Names:
 
     def serves(self, function: Any) -> bool:
         """Whether workers find this very object under its name."""
+        from . import _core
+
         module = getattr(function, "__module__", None)
         if module != "__main__":
-            return module in self._modules or _is_found(module or "builtins")
+            return (type(module) is str and _core.is_marked(self._modules, module)) or _is_found(module or "builtins")
         name = function.__qualname__.partition(".")[0]
         kept = self._kept.get(name)
         return kept is not None and kept() is getattr(sys.modules["__main__"], name, None)

@@ -179,6 +179,7 @@ def main() -> None:
     finally:
         del current._inheriting
     if role == "server":
+        prepare.forks = _core.fork_count()
         _core.worker_server(socket, prepare)
     else:
         _core.worker_main(socket, prepare)

@@ -167,8 +167,11 @@ _Static_assert(sizeof(mhpy_task_head) == 16 && sizeof(mhpy_reply_head) == 16, "h
 mh_worker_options mhpy_worker_options(PyObject *prepare);
 PyObject *mhpy_worker_main(PyObject *module, PyObject *args);
 PyObject *mhpy_worker_server(PyObject *module, PyObject *args);
-/* Count of forks made by this process, kept by the fork hook: numbers the workers of a fork server. */
-extern long mhpy_fork_count;
+
+/* ---- names.c ----------------------------------------------------------------------------------- */
+
+PyObject *mhpy_marks(PyObject *module, PyObject *names);
+PyObject *mhpy_is_marked(PyObject *module, PyObject *args);
 
 /* ---- process.c --------------------------------------------------------------------------------- */
 

@@ -44,7 +44,7 @@ static PyObject *cores_join(PyObject *module, PyObject *fd)
 static PyObject *fork_count(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
-    return PyLong_FromLong(mhpy_fork_count);
+    return PyLong_FromUnsignedLongLong(mh_fork_count());
 }
 
 static PyObject *survive_parent(PyObject *module, PyObject *unused)
@@ -61,8 +61,10 @@ static PyMethodDef methods[] = {
     {"default_workers", default_workers, METH_NOARGS, "default_workers(): how many workers a pool made here and now has by default."},
     {"cores_share", cores_share, METH_NOARGS, "cores_share(): a descriptor of the record by which pools share the cores."},
     {"cores_join", cores_join, METH_O, "cores_join(fd): share the cores by the record behind a descriptor."},
-    {"fork_count", fork_count, METH_NOARGS, "fork_count(): forks that the library made in this process and its ancestors."},
+    {"fork_count", fork_count, METH_NOARGS, "fork_count(): forks of this process and of those that it was forked from, all together."},
     {"survive_parent", survive_parent, METH_NOARGS, "survive_parent(): go on when the parent of this process ends; in the main thread only."},
+    {"marks", mhpy_marks, METH_O, "marks(names): which names a dict has now, for is_marked."},
+    {"is_marked", mhpy_is_marked, METH_VARARGS, "is_marked(marks, name): whether the dict had the name."},
     {"worker_main", mhpy_worker_main, METH_VARARGS, "worker_main(socket, prepare): be a pool's worker until it closes."},
     {"worker_server", mhpy_worker_server, METH_VARARGS, "worker_server(socket, prepare): fork a pool's workers on request."},
     {"forkserver_serve", mhpy_forkserver_serve, METH_VARARGS,

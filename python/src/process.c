@@ -1,8 +1,6 @@
 /* Processes and the fork server, for manyhands._popen. */
 #include "core.h"
 
-long mhpy_fork_count;
-
 /* ---- fork hooks: what os.fork does around its system call -------------------------------------------------- */
 
 static _Thread_local PyGILState_STATE held[8]; /* forks do not nest; a few places for hooks that fork nevertheless */
@@ -14,7 +12,6 @@ static void before_fork(void *ctx)
     PyGILState_STATE state = PyGILState_Ensure();
     if (held_count < (int)(sizeof held / sizeof held[0]))
         held[held_count++] = state;
-    mhpy_fork_count++;
     PyOS_BeforeFork();
 }
 

@@ -106,7 +106,7 @@ static mh_err start_copy(mh_forkserver *s, const mh_forkserver_options *o, int s
 {
     mh__child_setup setup = {.cwd = o->cwd, .keep_handlers = true, .spare_interrupt = true};
     bool in_child;
-    mh_err err = mh__fork(&setup, &s->pid, &s->pidfd, &in_child);
+    mh_err err = mh__fork_image(&setup, &s->pid, &s->pidfd, &in_child);
     if (err || !in_child)
         return err;
     mh__os_close(&s->socket);

@@ -29,15 +29,40 @@ void mh_fork_hooks_set(mh_fork_hook_fn before, mh_fork_hook_fn after_in_parent, 
     hooks.ctx = ctx;
 }
 
-mh_err mh__fork(const mh__child_setup *setup, int32_t *pid, int *pidfd, bool *in_child)
+/* This process is the frozen image of one whose fork it is: `before` was called there, and after_in_child is due in children only. */
+static bool is_image;
+
+static mh_err fork_image(const mh__child_setup *setup, int32_t *pid, int *pidfd, bool *in_child)
+{
+    mh_err err = mh__os_fork(setup, pid, pidfd, in_child);
+    if (*in_child) {
+        is_image = false;
+        if (hooks.after_in_child)
+            hooks.after_in_child(hooks.ctx);
+    }
+    return err;
+}
+
+static mh_err fork_live(const mh__child_setup *setup, int32_t *pid, int *pidfd, bool *in_child, bool as_image)
 {
     if (hooks.before)
         hooks.before(hooks.ctx);
     mh_err err = mh__os_fork(setup, pid, pidfd, in_child);
+    is_image = *in_child && as_image;
     mh_fork_hook_fn after = *in_child ? hooks.after_in_child : hooks.after_in_parent;
-    if (after)
+    if (after && !is_image)
         after(hooks.ctx);
     return err;
+}
+
+mh_err mh__fork(const mh__child_setup *setup, int32_t *pid, int *pidfd, bool *in_child)
+{
+    return is_image ? fork_image(setup, pid, pidfd, in_child) : fork_live(setup, pid, pidfd, in_child, false);
+}
+
+mh_err mh__fork_image(const mh__child_setup *setup, int32_t *pid, int *pidfd, bool *in_child)
+{
+    return is_image ? mh__os_fork(setup, pid, pidfd, in_child) : fork_live(setup, pid, pidfd, in_child, true);
 }
 
 /* ---- the object ------------------------------------------------------------------------------ */

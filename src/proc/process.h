@@ -38,6 +38,8 @@ void mh__process_free(mh_process **p);
 
 /* Fork between the hooks. */
 mh_err mh__fork(const mh__child_setup *setup, int32_t *pid, int *pidfd, bool *in_child);
+/* The same for a child that only forks others and runs nothing of the program's: the hook for children waits for those. */
+mh_err mh__fork_image(const mh__child_setup *setup, int32_t *pid, int *pidfd, bool *in_child);
 
 /* For p of a fork server, with its lock held: take one note, without waiting, and move p's state on. errors: TIMEOUT none there. */
 mh_err mh__forkserver_take_note(mh_process *p);

@@ -24,7 +24,8 @@ enum {
     BIN_SPLIT = 1 << BIN_SPLIT_SHIFT,
     BIN_ROWS = 33 - BIN_SPLIT_SHIFT,
     PEEK = 4,             /* how many spans of the request's own list may be tried, freshest first */
-    GROW_PAGES = 256,     /* take at least 1 MiB from the system */
+    FIRST_PAGES = 8,      /* what is taken from the system at first: many pools live for one small task */
+    GROW_PAGES = 256,     /* later as much again as there is, up to 1 MiB at least */
     KEEP_PAGES = 16384,   /* 64 MiB of free pages are never too many */
     SPARE_SPANS = 4,      /* the most records that one operation makes */
 };
@@ -352,7 +353,7 @@ static mh_err no_room(const mh__arena *a, size_t pages)
 /* Make a free span of at least `pages` from bare ones. */
 static mh_err grow(mh__arena *a, size_t pages, uint32_t *id)
 {
-    size_t want = MH__MAX(pages, (size_t)GROW_PAGES);
+    size_t again = MH__MIN(MH__MAX(a->backed_pages, (size_t)FIRST_PAGES), (size_t)GROW_PAGES), want = MH__MAX(pages, again);
     uint32_t from = index_find(a, &a->bare, want);
     if (!from) {
         want = pages;
