@@ -105,6 +105,7 @@ static void on_peer(mh__socket *s, mh__peer_event event, int connection, void *c
         c->was_ready = true;
     } else if (event == MH__PEER_GONE && c->was_ready && !c->is_lost) {
         c->is_lost = true;
+        c->lost_ns = mh_now();
         mh__client_tell(c, "x_connection_lost", NULL);
     }
 }
@@ -235,7 +236,7 @@ static mh_err set_up(mh_client *c, const mh_client_options *o)
     if (!err)
         err = make_identity(c, o);
     if (!err)
-        err = mh__lock_create(&c->lock);
+        err = mh__client_core_create(c);
     if (!err)
         err = mh__cond_create(&c->changed);
     if (!err)
@@ -271,6 +272,8 @@ mh_err mh_client_open(mh_client **out, const mh_client_options *o)
         mh__list_init(&c->channels[i].waiting);
     c->retry = (mh__alarm){.fn = mh__client_flush, .ctx = c};
     c->refresh = (mh__alarm){.fn = mh__client_ask_again, .ctx = c};
+    c->stranded = (mh__alarm){.fn = mh__client_fail_stranded, .ctx = c};
+    c->look = (mh__alarm){.fn = mh__client_look_for_lost, .ctx = c};
     mh_err err = set_up(c, o);
     if (!err && o->timeout_ns >= 0)
         err = mh_client_wait(c, mh_deadline_in(o->timeout_ns ? o->timeout_ns : ANSWER_NS));
@@ -356,6 +359,7 @@ void mh_client_close(mh_client **at)
     if (c->thread) {
         stop_thread(c);
         mh__client_flush(c);
+        mh__client_finish_all(c);
     }
     mh__client_drop_out(c);
     mh__client_drop_in(c);
@@ -369,7 +373,12 @@ void mh_client_close(mh_client **at)
     mh__sign_key_destroy(&c->key);
     mh__sign_key_destroy(&c->read_key);
     mh__cond_destroy(&c->changed);
-    mh__lock_destroy(&c->lock);
+    if (c->core) {
+        mh__lock_take(c->lock);
+        c->core->client = NULL;
+        mh__lock_drop(c->lock);
+    }
+    mh__client_core_drop(c->core);
     mh__free(c->engines);
     mh__secret_clear(c, sizeof *c);
     mh__free(c);

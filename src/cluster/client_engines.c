@@ -68,6 +68,16 @@ void mh_client_engines(mh_client *c, mh_client_engine *out, size_t *count)
     mh__lock_drop(c->lock);
 }
 
+bool mh__client_engine_find(mh_client *c, int64_t id, mh_client_engine *out)
+{
+    mh__lock_take(c->lock);
+    mh_client_engine *e = find(c, id);
+    if (e)
+        *out = *e;
+    mh__lock_drop(c->lock);
+    return e != NULL;
+}
+
 /* ---- reading --------------------------------------------------------------------------------- */
 
 static bool read_uuid(mh__json v, mh_client_engine *e)
@@ -99,6 +109,8 @@ void mh__client_take_notification(mh_client *c, const mh_client_message *m)
         mh__client_fail(c, MH_ERR_BROKEN, mh_err_detail());
     mh__lock_drop(c->lock);
     c->is_outdated = true;
+    if (goes)
+        mh__client_engine_gone(c, e.uuid);
 }
 
 /* "engines": {"0": uuid, ...}. *out is the caller's, also on failure. */
@@ -151,8 +163,10 @@ static bool is_among(const mh_client_engine *e, const mh_client_engine *list, si
 static void tell_difference(mh_client *c, const mh_client_engine *before, size_t before_count, const mh_client_engine *now, size_t now_count)
 {
     for (size_t i = 0; i < before_count; i++)
-        if (!is_among(&before[i], now, now_count))
+        if (!is_among(&before[i], now, now_count)) {
             mh__client_tell(c, "unregistration_notification", &before[i]);
+            mh__client_engine_gone(c, before[i].uuid);
+        }
     for (size_t i = 0; i < now_count; i++)
         if (!is_among(&now[i], before, before_count))
             mh__client_tell(c, "registration_notification", &now[i]);
@@ -202,8 +216,10 @@ bool mh__client_take_answer(mh_client *c, const mh_client_message *m)
     if (!c->asked[0] || !mh__bytes_are(m->parent_id, c->asked))
         return false;
     c->asked[0] = 0;
-    if (c->is_lost)
+    if (c->is_lost) {
         mh__client_tell(c, "x_connection_back", NULL);
+        mh__client_controller_back(c);
+    }
     c->is_lost = false;
     /* A notification that was read since may be younger than the answer, which would then tell that a living engine is gone. Nothing is
      * told of the first answer. */

@@ -156,6 +156,16 @@ static void enqueue(mh_client *c, mh__outgoing *o, loan *l)
     mh__client_ring(c);
 }
 
+/* With the lock. */
+static mh_err expect(mh_client *c, const mh_client_request *r, mh_client_future *f, const char *id)
+{
+    memcpy(f->id, id, sizeof f->id);
+    f->sent_ns = mh_now();
+    if (r->engine)
+        snprintf(f->uuid, sizeof f->uuid, "%s", r->engine);
+    return mh__client_expect(c, f);
+}
+
 static void destroy_outgoing(mh__outgoing *o)
 {
     mh__parcel_destroy(&o->parcel);
@@ -163,6 +173,11 @@ static void destroy_outgoing(mh__outgoing *o)
 }
 
 mh_err mh_client_send(mh_client *c, const mh_client_request *r, mh_deadline until, char id[MH_CLIENT_ID_SIZE])
+{
+    return mh__client_send(c, r, until, id, NULL);
+}
+
+mh_err mh__client_send(mh_client *c, const mh_client_request *r, mh_deadline until, char id[MH_CLIENT_ID_SIZE], mh_client_future *f)
 {
     mh_err err = mh__client_check(c);
     if (!err)
@@ -183,6 +198,8 @@ mh_err mh_client_send(mh_client *c, const mh_client_request *r, mh_deadline unti
     err = wait_for_room(c, size_of(r), until);
     if (!err)
         err = build(c, r, o->parcel, l, id);
+    if (!err && f)
+        err = expect(c, r, f, id);
     if (err) {
         if (l)
             l->bytes = 0; /* nothing was counted */

@@ -6,6 +6,7 @@
 #include "manyhands/client.h"
 
 #include "base/list.h"
+#include "cluster/names.h"
 #include "net/sign.h"
 #include "net/socket.h"
 #include "os/thread.h"
@@ -39,8 +40,38 @@ typedef struct mh__client_channel {
     mh__list waiting; /* mh__outgoing that the socket has no room for yet */
 } mh__client_channel;
 
+/* What futures share with their client, and keep when it is closed. */
+typedef struct mh__client_core {
+    _Atomic size_t refs;
+    unsigned fork_depth;
+    mh__lock *lock;
+    mh__cond *done;    /* a future that somebody waits for has ended */
+    mh_client *client; /* NULL: closed. Under lock */
+} mh__client_core;
+
+/* A call. One reference is the caller's, one the table's in which it waits. Under the core's lock, but for what never changes. */
+struct mh_client_future {
+    _Atomic size_t refs;
+    mh__client_core *core;
+    mh__name name; /* in client->pending while is_pending */
+    char id[MH_CLIENT_ID_SIZE];
+    char uuid[MH_CLIENT_UUID_SIZE]; /* of the engine that it was sent to; "": balanced */
+    int64_t sent_ns;
+    mh_deadline fail_at;  /* its engine is gone; 0: no */
+    unsigned waiters, looks;
+    bool is_pending, is_done, is_read, has_fn, is_query, is_looked_for;
+    mh_err err;
+    const char *why;      /* static; NULL: the reply tells */
+    mh_client_message *reply;
+    mh_buf *texts;        /* ename, evalue, traceback at text_at[] */
+    size_t text_at[3];
+    void (*fn)(mh_client_future *f, void *ctx);
+    void *fn_ctx;
+};
+
 struct mh_client {
     unsigned fork_depth;
+    mh__client_core *core;
     mh__connection connection;
     mh__sign_key *key;      /* its signer belongs to who holds `lock` ... */
     mh__session session;    /* ... and so does `count` in here */
@@ -53,14 +84,16 @@ struct mh_client {
     mh__thread *thread;
     mh__loop *loop;
     mh__client_channel channels[MH__CLIENT_CHANNELS];
-    mh__alarm retry, refresh;
+    mh__alarm retry, refresh, stranded, look;
+    int64_t lost_ns; /* when the controller was lost last */
     bool was_ready, is_lost;
     bool is_outdated; /* a notification came since we asked */
     char asked[MH_CLIENT_ID_SIZE]; /* the connection_request that waits for its answer, or "" */
     int bell;                      /* rung for: something to send, room to read again, the end */
 
     /* under lock */
-    mh__lock *lock;
+    mh__lock *lock;    /* the core's */
+    mh__names pending; /* of mh_client_future, by id */
     mh__cond *changed; /* room to send, a message to take, the controller's first answer, a user less, the end */
     mh__list out, in;
     size_t out_bytes, out_count, in_bytes, in_count;
@@ -91,6 +124,24 @@ void mh__client_fail(mh_client *c, mh_err err, const char *why);
 void mh__client_flush(void *ctx);
 void mh__client_drop_out(mh_client *c);
 
+/* mh_client_send, and `f` (may be NULL) waits for the reply: its id is set. */
+mh_err mh__client_send(mh_client *c, const mh_client_request *r, mh_deadline until, char id[MH_CLIENT_ID_SIZE], mh_client_future *f);
+
+/* ---- client_future.c ------------------------------------------------------------------------- */
+
+mh_err mh__client_core_create(mh_client *c);
+void mh__client_core_drop(mh__client_core *core);
+mh_err mh__client_future_create(mh_client *c, mh_client_future **out);
+/* It waits for the reply to f->id; with the lock. */
+mh_err mh__client_expect(mh_client *c, mh_client_future *f);
+/* Give a message to the call that waits for it, which owns it then. False: none does. */
+bool mh__client_deliver(mh_client *c, mh_client_message *m);
+void mh__client_finish_all(mh_client *c);
+void mh__client_engine_gone(mh_client *c, const char *uuid);
+void mh__client_controller_back(mh_client *c);
+void mh__client_fail_stranded(void *ctx); /* alarms; ctx: the client */
+void mh__client_look_for_lost(void *ctx);
+
 /* ---- client_take.c --------------------------------------------------------------------------- */
 
 void mh__client_on_message(mh__socket *s, mh__parcel *p, void *channel);
@@ -106,6 +157,8 @@ void mh__client_drop_in(mh_client *c);
 bool mh__client_take_answer(mh_client *c, const mh_client_message *m);
 /* A notification of the controller's. */
 void mh__client_take_notification(mh_client *c, const mh_client_message *m);
+/* The engine of this id; false: none is registered. threads: any. */
+bool mh__client_engine_find(mh_client *c, int64_t id, mh_client_engine *out);
 /* Ask who is there. */
 void mh__client_ask(mh_client *c);
 /* The same, unless an answer is still to come. ctx: the client. */

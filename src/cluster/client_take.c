@@ -150,6 +150,8 @@ void mh__client_on_message(mh__socket *s, mh__parcel *p, void *ctx)
             free_received(r);
         return;
     }
+    if (mh__client_deliver(c, &r->seen))
+        return;
     if (ch->which == MH_CLIENT_NOTIFICATION)
         mh__client_take_notification(c, &r->seen);
     push(c, r);

@@ -30,7 +30,7 @@ static mh_bytes text(const char *s) { return (mh_bytes){s, strlen(s)}; }
 
 typedef struct cluster {
     char folder[64], client_file[128], engine_file[128], library[512], command[512];
-    pid_t controller, engine;
+    pid_t controller, engine, second;
 } cluster;
 
 static void start_controller(cluster *k)
@@ -53,11 +53,11 @@ static void start_controller(cluster *k)
     assert_true(mh__os_path_exists(k->client_file));
 }
 
-static void start_engine(cluster *k)
+static void start_one(const cluster *k, pid_t *pid)
 {
-    k->engine = fork();
-    assert_true(k->engine >= 0);
-    if (k->engine == 0) { /* a program that exports what task libraries need, which this one does not */
+    *pid = fork();
+    assert_true(*pid >= 0);
+    if (*pid == 0) { /* a program that exports what task libraries need, which this one does not */
         char file[200], library[600];
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         snprintf(file, sizeof file, "--file=%s", k->engine_file);
@@ -67,6 +67,8 @@ static void start_engine(cluster *k)
         _exit(127);
     }
 }
+
+static void start_engine(cluster *k) { start_one(k, &k->engine); }
 
 static void start(cluster *k)
 {
@@ -94,6 +96,7 @@ static void stop(cluster *k)
 {
     char command[128];
     end_process(&k->engine, SIGTERM);
+    end_process(&k->second, SIGTERM);
     assert_int_equal(end_process(&k->controller, SIGTERM), 0);
     snprintf(command, sizeof command, "rm -r %s", k->folder);
     assert_int_equal(system(command), 0);
@@ -411,6 +414,261 @@ static void a_fork_of_a_client_is_told_so(void **state)
     stop(&k);
 }
 
+/* ---- calls ----------------------------------------------------------------------------------- */
+
+static void await_count(mh_client *c, size_t wanted)
+{
+    size_t count = 0;
+    for (mh_deadline until = soon(); count != wanted && mh_now() < until;) {
+        mh_client_message *m = NULL;
+        count = 0;
+        mh_client_engines(c, NULL, &count);
+        if (count != wanted && mh_client_take(c, mh_deadline_in(5 * MH_MILLISECOND), &m) == MH_OK)
+            mh_client_message_free(&m);
+    }
+    assert_int_equal(count, wanted);
+}
+
+static void touch(const char *path)
+{
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fclose(f);
+}
+
+static void balanced_calls_end_as_they_should(void **state)
+{
+    (void)state;
+    cluster k;
+    mh_balanced_view *v = NULL;
+    mh_client_result r;
+    int64_t x = 9, y;
+    start(&k);
+    start_engine(&k);
+    mh_client *c = open_client(&k, (mh_client_options){0});
+    assert_ok(mh_client_balanced_view(c, NULL, &v));
+    const struct {
+        const char *function;
+        size_t size;
+        mh_balanced_options options;
+        mh_err err;
+        const char *ename, *evalue;
+    } rows[] = {
+        {"square", sizeof x, {0}, MH_OK, "", ""},
+        {"square", 3, {0}, MH_ERR_INVALID, "MH_ERR_INVALID", "invalid argument"},
+        {"no \"such\"", 0, {0}, MH_ERR_TASK_FAILED, "ValueError", "function"},
+        {"nothing", 0, {0}, MH_ERR_NOT_FOUND, "UnknownFunction", "no such"},
+        {"complain", 1, {0}, MH_ERR_TASK_FAILED, "TaskFailed", "that is no number"},
+        {"die", 1, {.retries = 1}, MH_ERR_WORKER_LOST, "WorkerLost", ""},
+        {"square", sizeof x, {.priority = 2, .wait_ns = 60 * MH_SECOND, .engines = (const int64_t[]){0}, .engine_count = 1}, MH_OK, "", ""},
+    };
+    for (size_t i = 0; i < MH__COUNT_OF(rows); i++) {
+        mh_client_future *f = NULL;
+        if (i == 0 || rows[i].options.engine_count)
+            await_count(c, 1);
+        assert_ok(mh_balanced_view_submit(v, rows[i].function, (mh_bytes){&x, rows[i].size}, &rows[i].options, &f));
+        assert_ok(mh_client_future_result(f, soon(), &r));
+        assert_err(r.err, rows[i].err);
+        assert_string_equal(r.ename, rows[i].ename);
+        assert_non_null(strstr(r.evalue, rows[i].evalue));
+        if (!r.err) {
+            memcpy(&y, r.value.data, sizeof y);
+            assert_int_equal(y, 81);
+            assert_int_equal(r.engine_id, 0);
+        }
+        assert_true(mh_client_future_is_done(f));
+        mh_client_future_release(&f);
+        assert_null(f);
+    }
+    mh_client_future *f = NULL;
+    assert_err(mh_balanced_view_submit(v, "square", (mh_bytes){0}, &(mh_balanced_options){.priority = 9}, &f), MH_ERR_INVALID);
+    assert_err(mh_balanced_view_submit(v, "", (mh_bytes){0}, NULL, &f), MH_ERR_INVALID);
+    assert_err(mh_balanced_view_submit(v, "square", (mh_bytes){0}, &(mh_balanced_options){.engines = (const int64_t[]){7}, .engine_count = 1}, &f),
+               MH_ERR_NOT_FOUND);
+    assert_null(f);
+    mh_balanced_view_destroy(&v);
+    mh_client_close(&c);
+    stop(&k);
+}
+
+static void maps_fill_arrays(void **state)
+{
+    (void)state;
+    enum { COUNT = 1001 };
+    cluster k;
+    mh_balanced_view *v = NULL;
+    mh_direct_view *d = NULL;
+    static int64_t in[COUNT], out[COUNT];
+    start(&k);
+    start_engine(&k);
+    start_one(&k, &k.second);
+    mh_client *c = open_client(&k, (mh_client_options){0});
+    await_count(c, 2);
+    assert_ok(mh_client_balanced_view(c, NULL, &v));
+    assert_ok(mh_client_direct_view(c, NULL, 0, &d));
+    assert_int_equal(mh_direct_view_count(d), 2);
+    for (int i = 0; i < COUNT; i++)
+        in[i] = i;
+    for (int how = 0; how < 3; how++) {
+        memset(out, 0, sizeof out);
+        if (how < 2)
+            assert_ok(mh_balanced_view_map(v, "squares", in, sizeof in[0], COUNT, out, sizeof out[0], how ? 100 : 0, soon()));
+        else
+            assert_ok(mh_direct_view_map(d, "squares", in, sizeof in[0], COUNT, out, sizeof out[0], soon()));
+        for (int i = 0; i < COUNT; i++)
+            assert_int_equal(out[i], (int64_t)i * i);
+    }
+    assert_ok(mh_direct_view_map(d, "squares", in, sizeof in[0], 1, out, sizeof out[0], soon()));
+    assert_ok(mh_balanced_view_map(v, "squares", in, sizeof in[0], 0, out, sizeof out[0], 0, soon()));
+    assert_err(mh_balanced_view_map(v, "complain", in, sizeof in[0], COUNT, out, sizeof out[0], 10, soon()), MH_ERR_TASK_FAILED);
+    assert_non_null(strstr(mh_err_detail(), "that is no number"));
+    assert_err(mh_balanced_view_map(v, "squares", in, sizeof in[0], COUNT, out, 4, 10, soon()), MH_ERR_CORRUPT);
+    assert_err(mh_direct_view_map(d, "nothing", in, sizeof in[0], COUNT, out, 4, soon()), MH_ERR_NOT_FOUND);
+    mh_client_future *futures[2];
+    assert_ok(mh_direct_view_apply(d, "square", (mh_bytes){&in[7], sizeof in[7]}, futures));
+    for (int i = 0; i < 2; i++) {
+        mh_client_result r;
+        assert_ok(mh_client_future_result(futures[i], soon(), &r));
+        assert_int_equal(r.engine_id, i);
+        assert_int_equal(*(const int64_t *)r.value.data, 49);
+        mh_client_future_release(&futures[i]);
+    }
+    mh_direct_view_destroy(&d);
+    assert_err(mh_client_direct_view(c, (const int64_t[]){0, 5}, 2, &d), MH_ERR_NOT_FOUND);
+    assert_null(d);
+    mh_balanced_view_destroy(&v);
+    mh_client_close(&c);
+    stop(&k);
+}
+
+static _Atomic int called;
+static void note_call(mh_client_future *f, void *ctx)
+{
+    mh_client_result r;
+    assert_ok(mh_client_future_result(f, MH_NOW, &r));
+    *(mh_err *)ctx = r.err;
+    atomic_fetch_add(&called, 1);
+}
+
+/* One engine, held by a task that waits for a file. */
+static void calls_wait_are_cancelled_and_called_back(void **state)
+{
+    (void)state;
+    cluster k;
+    char path[128];
+    mh_balanced_view *v = NULL;
+    mh_client_future *first = NULL, *next = NULL, *cancelled = NULL, *never = NULL;
+    mh_client_result r;
+    mh_err got[2] = {MH_ERR_SYSTEM, MH_ERR_SYSTEM};
+    int64_t x = 3;
+    mh_bytes input = {&x, sizeof x};
+    start(&k);
+    start_engine(&k);
+    mh_client *c = open_client(&k, (mh_client_options){0});
+    await_count(c, 1);
+    snprintf(path, sizeof path, "%s/go", k.folder);
+    assert_ok(mh_client_balanced_view(c, NULL, &v));
+    assert_ok(mh_balanced_view_submit(v, "await_file", text(path), NULL, &first));
+    assert_ok(mh_balanced_view_submit(v, "square", input, &(mh_balanced_options){.after = {.items = &first, .count = 1}}, &next));
+    assert_ok(mh_balanced_view_submit(v, "square", input, NULL, &cancelled));
+    assert_ok(mh_balanced_view_submit(v, "square", input, &(mh_balanced_options){.after = {.items = &first, .count = 1, .on_failure = true,
+                                                                                          .not_on_success = true}}, &never));
+    assert_ok(mh_client_future_cancel(cancelled));
+    assert_ok(mh_client_future_result(cancelled, soon(), &r));
+    assert_err(r.err, MH_ERR_CANCELLED);
+    assert_err(mh_client_future_wait(next, mh_deadline_in(10 * MH_MILLISECOND)), MH_ERR_TIMEOUT);
+    called = 0;
+    assert_ok(mh_client_future_on_done(next, note_call, &got[0]));
+    assert_err(mh_client_future_on_done(next, note_call, &got[0]), MH_ERR_INVALID);
+    touch(path);
+    assert_ok(mh_client_future_wait(next, soon()));
+    assert_ok(mh_client_future_result(never, soon(), &r));
+    assert_err(r.err, MH_ERR_NOT_FOUND);
+    assert_ok(mh_client_future_on_done(first, note_call, &got[1])); /* done already: at once */
+    for (mh_deadline until = soon(); called < 2 && mh_now() < until;)
+        usleep(1000);
+    assert_int_equal(called, 2);
+    assert_int_equal(got[0] | got[1], MH_OK);
+    assert_ok(mh_client_future_cancel(first));
+    mh_client_future_release(&first);
+    mh_client_future_release(&next);
+    mh_client_future_release(&cancelled);
+    mh_client_future_release(&never);
+    mh_balanced_view_destroy(&v);
+    mh_client_close(&c);
+    stop(&k);
+}
+
+static void the_end_of_an_engine_or_a_client_ends_calls(void **state)
+{
+    (void)state;
+    cluster k;
+    char path[128];
+    mh_direct_view *d = NULL;
+    mh_balanced_view *v = NULL;
+    mh_client_future *lost = NULL, *closed = NULL;
+    mh_client_result r;
+    start(&k);
+    start_engine(&k);
+    mh_client *c = open_client(&k, (mh_client_options){0});
+    await_count(c, 1);
+    snprintf(path, sizeof path, "%s/go", k.folder);
+    assert_ok(mh_client_direct_view(c, NULL, 0, &d));
+    assert_ok(mh_direct_view_apply(d, "await_file", text(path), &lost));
+    usleep(20000); /* it may run already or not: both end alike */
+    end_process(&k.engine, SIGKILL);
+    assert_ok(mh_client_future_result(lost, soon(), &r));
+    assert_err(r.err, MH_ERR_WORKER_LOST);
+    assert_string_equal(r.ename, "MH_ERR_WORKER_LOST");
+    assert_ok(mh_client_balanced_view(c, NULL, &v));
+    assert_ok(mh_balanced_view_submit(v, "square", (mh_bytes){0}, NULL, &closed)); /* no engine: it waits */
+    mh_balanced_view_destroy(&v);
+    mh_direct_view_destroy(&d);
+    mh_client_close(&c);
+    assert_ok(mh_client_future_result(closed, MH_NOW, &r));
+    assert_err(r.err, MH_ERR_CLOSED);
+    assert_ok(mh_client_future_cancel(closed));
+    mh_client_future_release(&closed);
+    mh_client_future_release(&lost);
+    stop(&k);
+}
+
+/* A call that runs while the controller is killed and started again is answered, or said to be lost: never neither. */
+static void calls_outlive_a_controller_or_are_told_lost(void **state)
+{
+    (void)state;
+    cluster k;
+    char path[128];
+    mh_balanced_view *v = NULL;
+    mh_client_future *before = NULL, *after = NULL;
+    mh_client_result r;
+    int64_t x = 5;
+    start(&k);
+    start_engine(&k);
+    mh_client *c = open_client(&k, (mh_client_options){0});
+    await_count(c, 1);
+    usleep(100000); /* the list of engines is on the disk 50 ms after it changes */
+    snprintf(path, sizeof path, "%s/go", k.folder);
+    assert_ok(mh_client_balanced_view(c, NULL, &v));
+    assert_ok(mh_balanced_view_submit(v, "await_file", text(path), NULL, &before));
+    usleep(50000);
+    end_process(&k.controller, SIGKILL);
+    mh_client_message *m = take_type(c, "x_connection_lost");
+    mh_client_message_free(&m);
+    assert_ok(mh_balanced_view_submit(v, "square", (mh_bytes){&x, sizeof x}, &(mh_balanced_options){.retries = 3}, &after));
+    start_controller(&k);
+    touch(path);
+    assert_ok(mh_client_future_result(after, soon(), &r));
+    assert_ok(r.err);
+    assert_ok(mh_client_future_result(before, soon(), &r));
+    assert_true(r.err == MH_OK || r.err == MH_ERR_WORKER_LOST);
+    mh_client_future_release(&before);
+    mh_client_future_release(&after);
+    mh_balanced_view_destroy(&v);
+    mh_client_close(&c);
+    stop(&k);
+}
+
 /* ---- with a controller that says what it is told --------------------------------------------- */
 
 typedef struct fake {
@@ -705,6 +963,11 @@ int main(void)
         cmocka_unit_test(a_restarted_controller_is_found_again),
         cmocka_unit_test(threads_share_a_client),
         cmocka_unit_test(a_fork_of_a_client_is_told_so),
+        cmocka_unit_test(balanced_calls_end_as_they_should),
+        cmocka_unit_test(maps_fill_arrays),
+        cmocka_unit_test(calls_wait_are_cancelled_and_called_back),
+        cmocka_unit_test(the_end_of_an_engine_or_a_client_ends_calls),
+        cmocka_unit_test(calls_outlive_a_controller_or_are_told_lost),
         cmocka_unit_test(what_is_not_right_is_dropped_and_counted),
         cmocka_unit_test(what_was_missed_is_told),
         cmocka_unit_test(what_waits_to_be_taken_is_bounded),

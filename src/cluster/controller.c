@@ -364,6 +364,7 @@ void mh_controller_destroy(mh_controller **at)
     }
     mh__outbox_fini(c);
     mh__broadcasts_fini(c);
+    mh__aborts_fini(c);
     mh__jobs_fini(c);
     mh__engines_fini(c);
     mh_sched_destroy(&c->sched);

@@ -134,6 +134,7 @@ struct mh_controller {
     int64_t hold_ns;
 
     mh__names broadcasts;
+    struct mh__aborts *aborts; /* NULL: none yet */
     mh_controller_stats stats;
 };
 
@@ -237,6 +238,15 @@ void mh__tasks_submit(mh_controller *c, mh__parcel *p, const mh__incoming *in);
 void mh__tasks_abort(mh_controller *c, mh__json msg_ids);
 void mh__tasks_run(mh_controller *c); /* carry out the scheduler's actions, and set its alarm */
 void mh__tasks_wake(void *c);
+
+/* ---- aborts.c -------------------------------------------------------------------------------- */
+
+typedef struct mh__aborts mh__aborts;
+/* An abort of a task that is not here (yet). */
+void mh__aborts_note(mh_controller *c, mh_bytes id);
+/* Whether there was one of this task, which then is forgotten. */
+bool mh__aborts_take(mh_controller *c, mh_bytes id);
+void mh__aborts_fini(mh_controller *c);
 
 /* ---- relay.c, broadcast.c, hub.c ------------------------------------------------------------- */
 

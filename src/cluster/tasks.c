@@ -174,6 +174,11 @@ void mh__tasks_submit(mh_controller *c, mh__parcel *p, const mh__incoming *in)
         mh__log(c, MH_LOG_WARNING, "task dropped: %s", mh_err_detail());
         return;
     }
+    if (mh__aborts_take(c, r->name.key)) {
+        answer_outcome(c, r, MH_SCHED_CANCELLED);
+        mh__job_end(c, r, MH_SCHED_CANCELLED);
+        return;
+    }
     if (schedule(c, r, &why))
         return;
     answer(c, r, "error", mh__reply_error(c, why.ename, mh__text(why.evalue)));
@@ -195,7 +200,11 @@ void mh__tasks_abort(mh_controller *c, mh__json msg_ids)
     mh__json_walk w = mh__json_walk_of(msg_ids);
     for (mh__json key, id; mh__json_next(&w, &key, &id);) {
         mh_bytes name;
-        mh__job *r = mh__json_plain(id, &name) ? mh__job_find(c, name) : NULL;
+        if (!mh__json_plain(id, &name))
+            continue;
+        mh__job *r = mh__job_find(c, name);
+        if (!r && mh__job_outcome(c, name, &(mh_sched_worker){0}) == MH_SCHED_UNKNOWN)
+            mh__aborts_note(c, name);
         if (r && r->is_task && !r->is_ended && !r->engine)
             (void)!mh_sched_cancel(c->sched, r->task);
     }

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static mh_err square(mh_task *task, void *ctx)
 {
@@ -41,5 +42,32 @@ static mh_err die(mh_task *task, void *ctx)
     abort();
 }
 
-static const mh_task_entry entries[] = {{"square", square}, {"reverse", reverse}, {"complain", complain}, {"die", die}};
-MH_API const mh_task_library mh_tasks = {MH_TASK_LIBRARY_ABI, 4, entries, (void *)(uintptr_t)"that is no number"};
+/* Ends when the file that is named exists, or after a minute. */
+static mh_err await_file(mh_task *task, void *ctx)
+{
+    char path[256] = "";
+    (void)ctx;
+    mh_bytes in = mh_task_input(task);
+    memcpy(path, in.data, in.size < sizeof path ? in.size : sizeof path - 1);
+    for (int i = 0; i < 12000 && access(path, F_OK) < 0; i++)
+        usleep(5000);
+    return mh_task_reply(task, in);
+}
+
+/* Squares of int64_t, as many as there are. */
+static mh_err squares(mh_task *task, void *ctx)
+{
+    (void)ctx;
+    mh_bytes in = mh_task_input(task);
+    void *room;
+    mh_err err = mh_task_reply_reserve(task, in.size, &room);
+    for (size_t i = 0; !err && i < in.size / sizeof(int64_t); i++)
+        ((int64_t *)room)[i] = ((const int64_t *)in.data)[i] * ((const int64_t *)in.data)[i];
+    if (!err)
+        mh_task_reply_size(task, in.size);
+    return err;
+}
+
+static const mh_task_entry entries[] = {{"square", square}, {"reverse", reverse}, {"complain", complain}, {"die", die},
+                                        {"await_file", await_file}, {"squares", squares}};
+MH_API const mh_task_library mh_tasks = {MH_TASK_LIBRARY_ABI, 6, entries, (void *)(uintptr_t)"that is no number"};
