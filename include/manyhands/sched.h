@@ -116,6 +116,8 @@ typedef struct mh_sched_submit_options {
     uint32_t priority;       /* 0 (usual) to MH_SCHED_PRIORITY_MAX: higher ones are always assigned first */
     uint32_t lost_retries;   /* further attempts after a worker died while running it */
     uint32_t failed_retries; /* further attempts after it reported a failure */
+    bool elsewhere;          /* ... on workers where it has not failed. When none is left: with wait_ns it waits for one, no
+                                longer than wait_ns after its submission; else it may go to any again. Not with PURE */
     uint32_t oom_retries;    /* further attempts after it went over its memory limit */
     int64_t timeout_ns;      /* longest time from the start of an attempt; 0: none. Needs mh_sched_started */
     int64_t wait_ns;         /* longest time from submission to its first assignment; 0: none */

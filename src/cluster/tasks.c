@@ -101,6 +101,7 @@ static bool take_numbers(mh__json timeout, mh__json retries, mh__json priority, 
             return refuse(why, "ValueError", "retries is not from 0 to 2147483647");
         o->failed_retries = o->lost_retries = (uint32_t)n;
     }
+    o->elsewhere = o->elsewhere && o->failed_retries;
     if (mh__json_int(priority, &n) && n > 0)
         o->priority = (uint32_t)MH__MIN(n, (int64_t)MH_SCHED_PRIORITY_MAX);
     return true;
@@ -151,7 +152,8 @@ static bool schedule(mh_controller *c, mh__job *r, refusal *why)
     mh__json got[MH__COUNT_OF(keys)];
     mh_sched_dependency *after = NULL, *follow = NULL;
     mh_sched_worker *targets = NULL;
-    mh_sched_submit_options o = {.tag = (uint64_t)(uintptr_t)r};
+    /* as stock: an engine that failed a task is not given it again while there is, or with a timeout may come, another */
+    mh_sched_submit_options o = {.tag = (uint64_t)(uintptr_t)r, .elsewhere = c->options.policy != MH_SCHED_PURE};
     bool ok = mh__json_pick(mh__kept_metadata(&r->request), keys, MH__COUNT_OF(keys), got) == MH_OK ||
               refuse(why, "ValueError", "the metadata are no JSON object");
     ok = ok && take_numbers(got[2], got[4], got[5], &o, why) && take_dependencies(c, r->name.key, got[0], &o.after, &after, why) &&

@@ -9,7 +9,7 @@ void mh__attempt_begin(mh_sched *s, uint32_t ti, uint32_t wi, mh_sched_action *o
     mh__task *t = mh__task_at(s, ti);
     mh__worker *w = mh__worker_at(s, wi);
     if (t->timer != MH__NONE)
-        mh__timer_clear(s, ti); /* wait_ns ends with the first assignment */
+        mh__timer_clear(s, ti); /* wait_ns ends with the first assignment; so does waiting for another worker */
     mh__set_state(s, t, MH__TASK_QUEUED);
     t->epoch++;
     t->worker = wi;
@@ -199,6 +199,8 @@ mh_err mh_sched_result(mh_sched *s, mh_sched_worker worker, mh_sched_task task, 
             return err;
         mh__depend_refuse(s, ti, mh__task_at(s, ti)->worker);
     }
+    if (outcome == MH_SCHED_FAILED && mh__task_at(s, ti)->failed_left > 0)
+        mh__depend_fail(s, ti, mh__task_at(s, ti)->worker);
     if (duration_ns > 0)
         mh__worker_measure(s, mh__worker_at(s, mh__task_at(s, ti)->worker), (uint64_t)duration_ns);
     leave_worker(s, ti);

@@ -1,5 +1,6 @@
-/* What a task waits for, and where it may run. A task with dependencies, targets or refusals has an `extra`; an `edge`
- * leads from a task that has not ended to each that waits for it; a `place` is what a task has to do with one worker. */
+/* What a task waits for, and where it may run. A task with dependencies, targets or refusals has an `extra`, and so has one
+ * that goes elsewhere after a failure; an `edge` leads from a task that has not ended to each that waits for it; a `place`
+ * is what a task has to do with one worker. */
 #include "base/error.h"
 #include "sched/sched_state.h"
 
@@ -95,13 +96,57 @@ static void unlink_place(mh_sched *s, mh__extra *e, uint32_t pi)
 /* Whether places may still be added: a task in follow has not ended. */
 static bool may_find_places(const mh__extra *e) { return e->follow.met + e->follow.unmet < e->follow.total; }
 
-bool mh__depend_link(mh_sched *s, uint32_t ti, bool front)
+void mh__depend_link(mh_sched *s, uint32_t ti, bool front)
 {
     mh__extra *e = mh__extra_at(s, mh__task_at(s, ti)->extra);
     for (uint32_t i = e->places; i != MH__NONE; i = mh__place_at(s, i)->mine_next)
         if (is_usable(s, e, mh__place_at(s, i)))
             link_place(s, e, i, front);
-    return e->linked > 0 || may_find_places(e);
+}
+
+/* Whether there is a worker where t may run, or may come to be one. */
+static bool may_run(const mh_sched *s, const mh__task *t)
+{
+    const mh__extra *e = mh__extra_at(s, t->extra);
+    uint32_t avoided = 0;
+    for (uint32_t i = e->places; i != MH__NONE; i = mh__place_at(s, i)->mine_next) {
+        const mh__place *p = mh__place_at(s, i);
+        avoided += p->is_avoided && is_live_place(s, p);
+        if (mh__depend_is_placed(e) && is_usable(s, e, p))
+            return true;
+    }
+    return mh__depend_is_placed(e) ? may_find_places(e) : avoided == 0 || avoided < s->alive;
+}
+
+/* It failed wherever it may run: it waits for another worker until it is given up, or else forgets where it failed.
+ * False: neither helps. */
+static bool may_try_again(mh_sched *s, uint32_t ti)
+{
+    mh__extra *e = mh__extra_at(s, mh__task_at(s, ti)->extra);
+    bool any = false;
+    for (uint32_t i = e->places; i != MH__NONE; i = mh__place_at(s, i)->mine_next) {
+        mh__place *p = mh__place_at(s, i);
+        if (!p->is_failed || (!e->give_up_at && !is_live_place(s, p)))
+            continue;
+        any = true;
+        if (!e->give_up_at)
+            p->is_failed = p->is_avoided = false;
+    }
+    if (any && e->give_up_at)
+        mh__timer_set(s, ti, e->give_up_at);
+    return any;
+}
+
+bool mh__depend_may_pend(mh_sched *s, uint32_t ti)
+{
+    return may_run(s, mh__task_at(s, ti)) || may_try_again(s, ti);
+}
+
+/* No worker is left that ti, pending, may go to. */
+static void place_again(mh_sched *s, uint32_t ti)
+{
+    mh__task_leave_pending(s, ti);
+    mh__task_enter_pending(s, ti, true);
 }
 
 void mh__depend_unlink(mh_sched *s, uint32_t ti)
@@ -177,7 +222,7 @@ mh_err mh__depend_reserve(mh_sched *s, const mh_sched_submit_options *o)
     if (o->target_count >= MH__NONE / 4)
         return mh__fail(MH_ERR_INVALID, "%zu targets", o->target_count);
     if (s->options.policy == MH_SCHED_PURE)
-        return mh__fail(MH_ERR_INVALID, "the policy PURE knows no dependencies and targets");
+        return mh__fail(MH_ERR_INVALID, "the policy PURE knows no dependencies and targets, and no elsewhere");
     err = mh__slab_reserve(&s->extras, 1);
     if (!err)
         err = mh__slab_reserve(&s->edges, (uint32_t)edges);
@@ -227,6 +272,8 @@ void mh__depend_attach(mh_sched *s, uint32_t ti, const mh_sched_submit_options *
         add_place(s, e, mh__slab_take(&s->places), w->index, w->generation);
         mh__place_at(s, e->places)->is_target = true;
     }
+    e->elsewhere = o->elsewhere;
+    e->give_up_at = o->wait_ns > 0 ? mh__time_after(s->now, o->wait_ns) : 0;
     for (size_t i = 0; i < o->follow.count; i++) {
         uint32_t pi = mh__slab_take(&s->places);
         mh__place_at(s, pi)->mine_next = e->spare;
@@ -271,8 +318,7 @@ static void tell_waiter(mh_sched *s, uint32_t waiter, const mh__task *ended, boo
     if (t->state == MH__TASK_WAITING) {
         mh__depend_start(s, waiter);
     } else if ((t->flags & MH__TASK_PLACED) && e->linked == 0 && !may_find_places(e)) {
-        mh__task_leave_pending(s, waiter);
-        mh__task_finish(s, waiter, MH_SCHED_IMPOSSIBLE);
+        place_again(s, waiter);
     }
 }
 
@@ -327,8 +373,6 @@ bool mh__depend_is_avoiding(const mh_sched *s, const mh__task *t)
     return mh__extra_at(s, t->extra)->has_avoid && count_avoided(s, t) > 0;
 }
 
-bool mh__depend_is_avoided_by_all(const mh_sched *s, const mh__task *t) { return count_avoided(s, t) == s->alive; }
-
 /* Make room for what mh__depend_refuse adds. errors: NO_MEMORY. */
 mh_err mh__depend_refuse_reserve(mh_sched *s, uint32_t ti)
 {
@@ -353,6 +397,16 @@ void mh__depend_refuse(mh_sched *s, uint32_t ti, uint32_t wi)
     p->is_avoided = e->has_avoid = true;
 }
 
+/* Without memory for the note it may go there again. */
+void mh__depend_fail(mh_sched *s, uint32_t ti, uint32_t wi)
+{
+    uint32_t ei = mh__task_at(s, ti)->extra;
+    if (ei == MH__NONE || !mh__extra_at(s, ei)->elsewhere || mh__slab_reserve(&s->places, 1))
+        return;
+    mh__depend_refuse(s, ti, wi);
+    find_place(s, mh__extra_at(s, ei), wi, mh__worker_at(s, wi)->generation)->is_failed = true;
+}
+
 /* Called once the worker counts as gone: pending tasks that could run nowhere else are given up. */
 void mh__depend_worker_left(mh_sched *s, uint32_t wi)
 {
@@ -360,16 +414,12 @@ void mh__depend_worker_left(mh_sched *s, uint32_t wi)
         uint32_t ti = mh__place_at(s, pi)->task;
         mh__extra *e = mh__extra_at(s, mh__task_at(s, ti)->extra);
         unlink_place(s, e, pi);
-        if (e->linked == 0 && !may_find_places(e)) {
-            mh__task_leave_pending(s, ti);
-            mh__task_finish(s, ti, MH_SCHED_IMPOSSIBLE);
-        }
+        if (e->linked == 0 && !may_find_places(e))
+            place_again(s, ti);
     }
     for (uint32_t ti = s->avoiding.head, next; ti != MH__NONE; ti = next) {
         next = mh__task_at(s, ti)->next;
-        if (s->alive > 0 && mh__depend_is_avoided_by_all(s, mh__task_at(s, ti))) {
-            mh__task_leave_pending(s, ti);
-            mh__task_finish(s, ti, MH_SCHED_IMPOSSIBLE);
-        }
+        if (!may_run(s, mh__task_at(s, ti)))
+            place_again(s, ti);
     }
 }

@@ -217,7 +217,7 @@ static mh_err reserve_task(mh_sched *s, const mh_sched_submit_options *o, bool *
     mh_err err = mh__slab_reserve(&s->tasks, 1);
     if (!err && (o->timeout_ns > 0 || o->wait_ns > 0))
         err = mh__timer_reserve(s);
-    *has_extra = o->after.count > 0 || o->follow.count > 0 || o->target_count > 0;
+    *has_extra = o->after.count > 0 || o->follow.count > 0 || o->target_count > 0 || o->elsewhere;
     if (!err && *has_extra)
         err = mh__depend_reserve(s, o);
     return err;
@@ -304,16 +304,13 @@ void mh__task_enter_pending(mh_sched *s, uint32_t ti, bool front)
     mh__set_state(s, t, MH__TASK_PENDING);
     if (t->extra == MH__NONE || MH__MUTANT(13)) {
         push_pending(s, ti, front);
+    } else if (!mh__depend_may_pend(s, ti)) {
+        mh__task_finish(s, ti, MH_SCHED_IMPOSSIBLE);
     } else if (mh__depend_is_placed(mh__extra_at(s, t->extra))) {
         t->flags |= MH__TASK_PLACED;
-        if (!mh__depend_link(s, ti, front)) {
-            t->flags &= (uint8_t)~MH__TASK_PLACED;
-            mh__task_finish(s, ti, MH_SCHED_IMPOSSIBLE);
-        }
+        mh__depend_link(s, ti, front);
     } else if (!mh__depend_is_avoiding(s, t)) {
         push_pending(s, ti, front);
-    } else if (mh__depend_is_avoided_by_all(s, t)) {
-        mh__task_finish(s, ti, MH_SCHED_IMPOSSIBLE);
     } else {
         t->flags |= MH__TASK_AVOIDING;
         s->avoiding_stale = false;

@@ -68,6 +68,7 @@ static void submit(fuzz *f)
         .timeout_ns = bits & 64 ? 5 : 0, .wait_ns = bits & 128 ? (int64_t)byte(&f->in) : 0, .targets = targets,
     };
     bits = byte(&f->in);
+    o.elsewhere = bits & 32;
     o.group = bits & 1 ? f->group : (mh_sched_group){0};
     if (bits & 2)
         o.after = any_need(f, after, byte(&f->in));

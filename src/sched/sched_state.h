@@ -93,7 +93,7 @@ typedef struct mh__need {
     uint8_t when;
 } mh__need;
 
-/* Only of tasks with dependencies, targets or refusals. */
+/* Only of tasks with dependencies, targets or refusals, and of those that go elsewhere. */
 typedef struct mh__extra {
     uint32_t next; /* free list */
     uint32_t task;
@@ -102,7 +102,8 @@ typedef struct mh__extra {
     uint32_t places; /* first */
     uint32_t spare;  /* blank places, one for each task in follow that has not ended */
     uint32_t linked; /* places in workers' wants */
-    bool has_targets, has_avoid;
+    bool has_targets, has_avoid, elsewhere;
+    int64_t give_up_at; /* elsewhere: how long it waits for another worker; 0: not at all */
 } mh__extra;
 
 /* `waiter` waits for `on`. */
@@ -120,7 +121,8 @@ typedef struct mh__place {
     uint32_t task;
     uint32_t worker, worker_generation;
     uint32_t followed; /* tasks in follow that ended there as wanted */
-    bool is_target, is_avoided, is_linked;
+    bool is_target, is_linked;
+    bool is_avoided, is_failed; /* it is not to run there; because it failed there */
 } mh__place;
 
 typedef struct mh__group {
@@ -287,15 +289,16 @@ void mh__depend_attach(mh_sched *s, uint32_t ti, const mh_sched_submit_options *
 void mh__depend_start(mh_sched *s, uint32_t ti);    /* WAITING: pending or ended, if it is time */
 void mh__depend_notify(mh_sched *s, uint32_t ti);   /* ti has ended: tell those who wait for it */
 void mh__depend_release(mh_sched *s, uint32_t ti);  /* drop its extra */
-bool mh__depend_link(mh_sched *s, uint32_t ti, bool front); /* into the wants of its places; false: it never can run */
+bool mh__depend_may_pend(mh_sched *s, uint32_t ti); /* false: it can run nowhere any more */
+void mh__depend_link(mh_sched *s, uint32_t ti, bool front); /* into the wants of its places */
 void mh__depend_unlink(mh_sched *s, uint32_t ti);
 bool mh__depend_is_placed(const mh__extra *e);      /* it may run only on particular workers */
 bool mh__depend_is_choosy(const mh__extra *e);      /* the same, or some worker refused it */
 bool mh__depend_is_avoiding(const mh_sched *s, const mh__task *t); /* some live worker refused it */
-bool mh__depend_is_avoided_by_all(const mh_sched *s, const mh__task *t);
 bool mh__depend_avoids(const mh_sched *s, const mh__task *t, uint32_t wi);
 mh_err mh__depend_refuse_reserve(mh_sched *s, uint32_t ti);
 void mh__depend_refuse(mh_sched *s, uint32_t ti, uint32_t wi);
+void mh__depend_fail(mh_sched *s, uint32_t ti, uint32_t wi); /* it failed there, and is to be tried again */
 void mh__depend_worker_left(mh_sched *s, uint32_t wi);
 uint32_t mh__depend_best_place(mh_sched *s, const mh__task *t); /* the best open worker of a pending placed task */
 

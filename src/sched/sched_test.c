@@ -646,6 +646,60 @@ static void test_refused_task_goes_elsewhere(void **state)
     close_bench(b);
 }
 
+/* A failed task is tried where it has not failed. Where nobody is left: what it may wait for decides. */
+static void test_failed_task_goes_elsewhere(void **state)
+{
+    (void)state;
+    bench *b = open_bench(NULL, 2, 1);
+    submit(b, 0, (mh_sched_submit_options){.failed_retries = 3, .elsewhere = true});
+    drain(b);
+    uint32_t first = b->at[0].worker.index;
+    assert_ok(answer(b, 0, MH_SCHED_FAILED));
+    drain(b);
+    assert_int_not_equal(b->at[0].worker.index, first);
+    for (uint32_t attempt = 2; attempt <= 3; attempt++) { /* both failed it: both may try again */
+        assert_int_equal(b->at[0].attempts, attempt);
+        assert_ok(answer(b, 0, MH_SCHED_FAILED));
+        drain(b);
+    }
+    assert_ok(answer(b, 0, MH_SCHED_FAILED));
+    drain(b);
+    assert_int_equal(b->done[0].outcome, MH_SCHED_FAILED);
+    assert_int_equal(b->done[0].attempts, 4);
+
+    submit(b, 1, (mh_sched_submit_options){.failed_retries = 9, .elsewhere = true, .wait_ns = 10});
+    drain(b);
+    assert_ok(answer(b, 1, MH_SCHED_FAILED));
+    mh_sched_tick(b->s, 20);
+    drain(b); /* there is another, so it is not given up, however late */
+    assert_int_equal(b->at[1].attempts, 2);
+    assert_ok(answer(b, 1, MH_SCHED_FAILED));
+    mh_sched_tick(b->s, 20);
+    drain(b);
+    assert_int_equal(b->done[1].outcome, MH_SCHED_EXPIRED);
+    assert_int_equal(b->done[1].attempts, 2);
+    close_bench(b);
+}
+
+static void test_failed_task_waits_for_another_worker(void **state)
+{
+    (void)state;
+    bench *b = open_bench(NULL, 1, 1);
+    submit(b, 0, (mh_sched_submit_options){.failed_retries = 1, .elsewhere = true, .wait_ns = 100});
+    drain(b);
+    assert_ok(answer(b, 0, MH_SCHED_FAILED));
+    drain(b);
+    assert_int_equal(stats_of(b).pending, 1);
+    assert_ok(mh_sched_worker_join(b->s, &(mh_sched_worker_options){.capacity = 1}, &b->w[1]));
+    drain(b);
+    assert_int_equal(b->at[0].worker.index, b->w[1].index);
+    mh_sched_tick(b->s, 200); /* it waits no longer */
+    assert_ok(answer(b, 0, MH_SCHED_OK));
+    drain(b);
+    assert_int_equal(b->done[0].outcome, MH_SCHED_OK);
+    close_bench(b);
+}
+
 static void test_pure_knows_no_places(void **state)
 {
     (void)state;
@@ -818,6 +872,8 @@ int main(void)
         cmocka_unit_test(test_follow_goes_where_it_was),
         cmocka_unit_test(test_targets),
         cmocka_unit_test(test_refused_task_goes_elsewhere),
+        cmocka_unit_test(test_failed_task_goes_elsewhere),
+        cmocka_unit_test(test_failed_task_waits_for_another_worker),
         cmocka_unit_test(test_pure_knows_no_places),
         cmocka_unit_test(test_a_million_tasks_take_no_more_memory),
         cmocka_unit_test(test_each_allocation_may_fail),

@@ -220,6 +220,20 @@ def test_a_failed_task_is_tried_again(cluster) -> None:
     assert receive(client.task).content["ename"] == "ValueError"
 
 
+def test_a_failed_task_is_tried_elsewhere(cluster) -> None:
+    client, first = cluster.client(), cluster.engine()
+    msg_id = client.submit(retries=5, timeout=0.05)
+    request = first.take()
+    second = cluster.engine()
+    first.answer(request, "error")
+    request = second.take()
+    assert request.header["msg_id"] == msg_id
+    second.answer(request, "error")
+    # Both have failed it, and its time is over before there is another.
+    assert receive(client.task).content["ename"] == "TaskTimeout"
+    assert not first.shell.poll(20) and not second.shell.poll(0)
+
+
 @pytest.mark.parametrize("retries", [0, 2])
 def test_an_engine_that_dies(cluster, retries: int) -> None:
     client, first = cluster.client(), cluster.engine()

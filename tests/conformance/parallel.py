@@ -1,4 +1,4 @@
-"""Runs CPython's tests in several runner processes at once; a test that hangs fails alone, with the stacks of all its processes."""
+"""Runs other projects' tests in several runner processes at once; a test that hangs fails alone, with the stacks of all its processes."""
 
 from __future__ import annotations
 
@@ -48,16 +48,29 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+Program = Callable[[str], "tuple[list[str], dict[str, str]]"]  # the command line and the environment of a suite's runner
+
+
+def run_cpython(suite: str) -> tuple[list[str], dict[str, str]]:
+    """The program that has manyhands answer CPython's tests."""
+    return [str(suites.environment()), str(suites.HERE / "runner.py")], suites.child_environment()
+
+
+def run_standard(suite: str) -> tuple[list[str], dict[str, str]]:
+    """The program that lets the standard library answer CPython's tests."""
+    return [str(suites.environment()), str(suites.HERE / "runner.py")], suites.child_environment(standard=True)
+
+
 class Runner:
     """One runner process and the folder that it works in."""
 
-    def __init__(self, suite: str, bound: float, standard: bool) -> None:
+    def __init__(self, suite: str, bound: float, program: Program) -> None:
         self.folder = tempfile.mkdtemp(prefix="conformance-")
         self.log = open(Path(self.folder, "output"), "w+b")  # noqa: SIM115  # closed by stop
         self.channel, theirs = os.pipe()
         os.set_blocking(self.channel, False)
-        environment = {**suites.child_environment(standard), "TMPDIR": self.folder}
-        self.process = subprocess.Popen([suites.environment(), suites.HERE / "runner.py", suite, str(theirs), str(bound)], cwd=self.folder, env=environment, pass_fds=[theirs],
+        command, environment = program(suite)
+        self.process = subprocess.Popen([*command, suite, str(theirs), str(bound)], cwd=self.folder, env={**environment, "TMPDIR": self.folder}, pass_fds=[theirs],
                                         stdin=subprocess.PIPE, stdout=self.log, stderr=self.log, start_new_session=True)
         os.close(theirs)
         self.buffer = b""
@@ -131,10 +144,10 @@ class Runner:
 class Run:
     """Tests that are being run, class by class, in `jobs` runners; `report` hears of each, from any thread."""
 
-    def __init__(self, tests: Iterable[str], report: Callable[[Outcome], None], jobs: int = JOBS, bound: float = BOUND, standard: bool = False) -> None:
+    def __init__(self, tests: Iterable[str], report: Callable[[Outcome], None], jobs: int = JOBS, bound: float = BOUND, program: Program = run_cpython) -> None:
         self._report = report
         self._bound = bound
-        self._standard = standard
+        self._program = program
         units: dict[str, list[str]] = {}
         for test in tests:
             units.setdefault(test.rpartition("::")[0], []).append(test)
@@ -187,7 +200,7 @@ class Run:
         if runner is not None and runner.suite != suite:
             runner.stop()
             runner = None
-        runner = runner or Runner(suite, self._bound, self._standard)
+        runner = runner or Runner(suite, self._bound, self._program)
         runner.give(list(left.values()))
         current, since = "", runner.position()
         begin = since

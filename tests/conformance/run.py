@@ -38,6 +38,31 @@ def matches(test: str, patterns: list[str]) -> bool:
     return not patterns or any(fnmatch.fnmatchcase(test, p) if "*" in p else p in test for p in cleaned)
 
 
+class Counter:
+    """Prints what comes of each test, and at the end the sum."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._failed: list[parallel.Outcome] = []
+        self._count = {"passed": 0, "failed": 0, "skipped": 0}
+        self._began = time.monotonic()
+
+    def take(self, outcome: parallel.Outcome) -> None:
+        self._count[outcome.outcome] += 1
+        if outcome.outcome == "failed":
+            self._failed.append(outcome)
+        if not self._quiet or outcome.outcome == "failed":
+            reason = f": {outcome.text.splitlines()[0]}" if outcome.outcome == "skipped" and outcome.text else ""
+            print(f"{outcome.test} ... {outcome.outcome} ({outcome.seconds:.2f} s){reason}", flush=True)
+
+    def sum_up(self) -> int:
+        """Print what failed and how many did not; the exit status."""
+        for outcome in self._failed:
+            print(f"\n==== {outcome.test} ====\n{outcome.text}")
+        print(", ".join(f"{n} {what}" for what, n in self._count.items()), f"in {time.monotonic() - self._began:.0f} s")
+        return 1 if self._failed or not self._count["passed"] else 0
+
+
 def main() -> int:
     options = parse()
     table = [] if options.all or options.standard else suites.not_applicable()
@@ -55,26 +80,13 @@ def main() -> int:
     if options.list:
         print("\n".join(tests))
         return 0
-    failed: list[parallel.Outcome] = []
-    count = {"passed": 0, "failed": 0, "skipped": 0}
-
-    def report(outcome: parallel.Outcome) -> None:
-        count[outcome.outcome] += 1
-        if outcome.outcome == "failed":
-            failed.append(outcome)
-        if not options.q or outcome.outcome == "failed":
-            reason = f": {outcome.text.splitlines()[0]}" if outcome.outcome == "skipped" and outcome.text else ""
-            print(f"{outcome.test} ... {outcome.outcome} ({outcome.seconds:.2f} s){reason}", flush=True)
-
-    began = time.monotonic()
-    run = parallel.Run(tests, report, options.jobs, options.bound, options.standard)
+    counter = Counter(options.q)
+    run = parallel.Run(tests, counter.take, options.jobs, options.bound, parallel.run_standard if options.standard else parallel.run_cpython)
     run.wait()
-    for outcome in failed:
-        print(f"\n==== {outcome.test} ====\n{outcome.text}")
+    status = counter.sum_up()
     for kind, output in run.altered.items():
         print(f"\n---- left something behind: {kind} ----\n{output}")
-    print(f"{count['passed']} passed, {count['failed']} failed, {count['skipped']} skipped in {time.monotonic() - began:.0f} s")
-    return 1 if failed or not count["passed"] else 0
+    return status
 
 
 if __name__ == "__main__":

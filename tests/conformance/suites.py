@@ -35,12 +35,12 @@ def check_installed(suite: str) -> None:
                   f"or another build of the same version, brings it")
 
 
-def environment() -> Path:
-    """The interpreter that the tests run in: a virtual environment whose .pth file loads redirect.py and finds this one's packages."""
+def environment(hook: str = "redirect", name: str = f"python{VERSION}") -> Path:
+    """The interpreter that the tests run in: a virtual environment whose .pth file loads the hook, a module here, and finds this one's packages."""
     package = importlib.util.find_spec("manyhands")
     assert package is not None and package.origin is not None, "manyhands is not installed: run `make build`"
-    lines = [str(Path(package.origin).parents[1]), str(HERE), "import redirect; redirect.install()"]
-    folder = ROOT / "build" / "conformance" / f"python{VERSION}"
+    lines = [str(Path(package.origin).parents[1]), str(HERE), f"import {hook}; {hook}.install()"]
+    folder = ROOT / "build" / "conformance" / name
     pth = folder / "lib" / f"python{VERSION}" / "site-packages" / "conformance.pth"
     python = folder / "bin" / "python"
     wanted = "\n".join(lines) + "\n"
@@ -89,13 +89,13 @@ def child_environment(standard: bool = False) -> dict[str, str]:
     return made
 
 
-def not_applicable() -> list[tuple[str, str]]:
+def not_applicable(file: str = "not_applicable.txt") -> list[tuple[str, str]]:
     """The patterns of not_applicable.txt with their reasons."""
     found = []
-    for number, line in enumerate((HERE / "not_applicable.txt").read_text().splitlines(), 1):
+    for number, line in enumerate((HERE / file).read_text().splitlines(), 1):
         if line.strip() and not line.startswith("#"):
             pattern, colon, reason = line.partition(": ")
-            assert colon and reason.strip(), f"not_applicable.txt:{number}: not of the form PATTERN: REASON"
+            assert colon and reason.strip(), f"{file}:{number}: not of the form PATTERN: REASON"
             found.append((pattern.strip(), reason.strip()))
     return found
 

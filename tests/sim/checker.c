@@ -55,13 +55,50 @@ static bool may_run_on(const checker *c, const checked_task *t, uint32_t worker)
 {
     const sim_need *follow = &t->spec->follow;
     uint32_t there = 0;
-    if (t->refused >> worker & 1 || (t->spec->targets && !(t->spec->targets >> worker & 1)))
+    if ((t->refused | t->failed_at) >> worker & 1 || (t->spec->targets && !(t->spec->targets >> worker & 1)))
         return false;
     for (uint32_t i = 0; i < follow->count; i++) {
         const checked_task *f = &c->tasks[follow->items[i]];
         there += ended_as_wanted(f, follow->when) && f->worker == worker;
     }
     return follow->count == 0 || there >= (follow->any ? 1 : follow->count);
+}
+
+/* No worker that is there may run the task, and none will come to be one by what it follows. */
+static bool has_nowhere(const checker *c, const checked_task *t)
+{
+    uint32_t alive = 0;
+    for (uint32_t w = 0; w < c->worker_count; w++) {
+        alive += c->workers[w].is_alive;
+        if (c->workers[w].is_alive && may_run_on(c, t, w))
+            return false;
+    }
+    return all_ended(c, &t->spec->follow) && (alive || t->spec->targets || t->spec->follow.count);
+}
+
+/* It may be tried again where it failed, or waits for another worker. */
+static bool may_try_again(const checker *c, const checked_task *t)
+{
+    if (t->spec->wait_ns)
+        return t->failed_at != 0;
+    for (uint32_t w = 0; w < c->worker_count; w++)
+        if (c->workers[w].is_alive && t->failed_at >> w & 1)
+            return true;
+    return false;
+}
+
+/* After each event: those that failed wherever they may run wait for others, or may go anywhere again. */
+static void settle_elsewhere(checker *c)
+{
+    for (uint32_t i = 0; i < c->task_count; i++) {
+        checked_task *t = &c->tasks[i];
+        if (!t->failed_at || t->is_ended || t->is_assigned || t->must_end || !has_nowhere(c, t) || !may_try_again(c, t))
+            continue;
+        if (t->spec->wait_ns)
+            t->waits_elsewhere = true;
+        else
+            t->failed_at = 0;
+    }
 }
 
 /* A task that no worker has can't run any more. */
@@ -78,6 +115,8 @@ static bool is_impossible(const checker *c, const checked_task *t)
         if (c->workers[w].is_alive && may_run_on(c, t, w))
             return false;
     }
+    if (may_try_again(c, t))
+        return false;
     return t->spec->targets || t->spec->follow.count > 0 || (t->refused && alive > 0);
 }
 
@@ -171,6 +210,7 @@ void saw_leave(checker *c, uint32_t worker, mh_sched_cause cause, uint32_t runni
         t->leave = t->front ? c->leaves : 0;
     }
     c->workers[worker].is_alive = false;
+    settle_elsewhere(c);
 }
 
 static bool is_present(const checker *c, uint32_t worker, uint32_t task, uint32_t epoch)
@@ -210,6 +250,10 @@ void saw_result(checker *c, uint32_t worker, uint32_t task, uint32_t epoch, mh_s
         must_end(t, MH_SCHED_OK);
     } else if (outcome == MH_SCHED_FAILED) {
         count_attempt(t, &t->failed, t->spec->failed_retries, MH_SCHED_FAILED);
+        if (t->spec->elsewhere && !t->must_end) {
+            t->failed_at |= UINT64_C(1) << worker;
+            t->was_refused = true;
+        }
     } else if (outcome == MH_SCHED_OOM) {
         count_attempt(t, &t->oom, t->spec->oom_retries, MH_SCHED_OOM);
     } else {
@@ -218,6 +262,7 @@ void saw_result(checker *c, uint32_t worker, uint32_t task, uint32_t epoch, mh_s
         if (t->is_cancelled)
             must_end(t, MH_SCHED_CANCELLED);
     }
+    settle_elsewhere(c);
 }
 
 void saw_revoked(checker *c, uint32_t worker, uint32_t task, uint32_t epoch, bool taken, mh_err answer)
@@ -228,6 +273,7 @@ void saw_revoked(checker *c, uint32_t worker, uint32_t task, uint32_t epoch, boo
     if (taken) {
         take_back(c, t);
         offer_again(c, t);
+        settle_elsewhere(c);
     } else {
         t->is_running = true;
         t->is_revoked = false;
@@ -255,7 +301,7 @@ void saw_tick(checker *c, int64_t now)
             t->is_late = true;
             t->deadline = INT64_MAX;
         }
-        if (is_pending(t) && !t->was_assigned && t->give_up_at <= now)
+        if (is_pending(t) && (!t->was_assigned || t->waits_elsewhere) && t->give_up_at <= now)
             must_end(t, MH_SCHED_EXPIRED);
     }
 }
@@ -297,6 +343,7 @@ static void check_assign(checker *c, const mh_sched_action *a, uint32_t task, ui
             fault(c, "t%u assigned before t%u", task, i);
     w->load++;
     t->is_assigned = t->was_assigned = true;
+    t->waits_elsewhere = false;
     t->worker = worker;
     t->epoch = a->epoch;
     t->front = ++c->fronts;
@@ -317,6 +364,7 @@ static void check_done(checker *c, const mh_sched_action *a, uint32_t task)
         fault(c, "t%u ended after %u attempts, not %u", task, t->attempts, a->attempts);
     t->is_ended = true;
     t->outcome = a->outcome;
+    settle_elsewhere(c);
 }
 
 static void check_kill(checker *c, uint32_t task, uint32_t worker)

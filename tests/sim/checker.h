@@ -18,6 +18,7 @@ typedef struct sim_need {
 typedef struct sim_spec {
     uint32_t priority, lost_retries, failed_retries, oom_retries;
     int64_t timeout_ns, wait_ns;
+    bool elsewhere;
     sim_need after, follow;
     uint64_t targets; /* a bit for each worker; 0: any */
 } sim_spec;
@@ -26,7 +27,8 @@ typedef struct checked_task {
     const sim_spec *spec;
     bool is_submitted, is_assigned, is_running, is_late, is_cancelled, is_revoked, was_assigned, was_refused, is_ended;
     uint32_t worker, epoch, attempts, lost, failed, oom;
-    uint64_t refused;            /* workers */
+    uint64_t refused, failed_at; /* workers */
+    bool waits_elsewhere;        /* it failed wherever it may run, and waits for another worker */
     uint64_t front;              /* order among tasks offered again; 0: not one of them; at a worker: order there */
     uint32_t leave;              /* which worker's death gave it back, by number; 0: none */
     int64_t deadline, give_up_at;/* of the running attempt; of the wait for the first one */

@@ -411,6 +411,7 @@ static void draw_spec(sim *m, sim_spec *spec)
         .priority = chance(m, 20) ? draw(m, MH_SCHED_PRIORITY_MAX + 1) : 0,
         .lost_retries = draw(m, 4),
         .failed_retries = draw(m, 3),
+        .elsewhere = chance(m, 50) && !pure,
         .oom_retries = draw(m, 2),
         .timeout_ns = chance(m, 30) ? (int64_t)(4 + draw(m, 12)) * SIM_MS : 0,
         .wait_ns = chance(m, 8) ? (int64_t)(1 + draw(m, 60)) * SIM_MS : 0,
@@ -447,7 +448,7 @@ static void submit_task(sim *m)
     m->tempers[task] = m->is_story || chance(m, 60) ? STEADY : tempers[draw(m, MH__COUNT_OF(tempers))];
     mh_sched_submit_options o = {
         .tag = task, .priority = spec->priority, .lost_retries = spec->lost_retries, .failed_retries = spec->failed_retries,
-        .oom_retries = spec->oom_retries, .timeout_ns = spec->timeout_ns, .wait_ns = spec->wait_ns,
+        .oom_retries = spec->oom_retries, .elsewhere = spec->elsewhere, .timeout_ns = spec->timeout_ns, .wait_ns = spec->wait_ns,
         .after = dependencies_of(m, &spec->after, after), .follow = dependencies_of(m, &spec->follow, follow),
         .targets = targets, .group = !m->is_story && chance(m, 10) ? m->group : (mh_sched_group){0},
     };
