@@ -257,6 +257,33 @@ class Run:
         return None
 
 
+class Results:
+    """Runs tests in the background; whoever waits for one gets its outcome when it is there."""
+
+    def __init__(self, names: Iterable[str], jobs: int = JOBS, program: Program = run_cpython) -> None:
+        self._there = threading.Condition()
+        self._outcomes: dict[str, Outcome] = {}
+        self._run = Run(names, self._take, jobs, program=program)
+
+    def _take(self, outcome: Outcome) -> None:
+        with self._there:
+            self._outcomes[outcome.test] = outcome
+            self._there.notify_all()
+
+    def wait(self, name: str) -> Outcome:
+        """The outcome of a test, however long it takes: the one that runs has its own bound."""
+        with self._there:
+            while name not in self._outcomes:
+                if not self._run.is_running():
+                    return self._outcomes.get(name) or Outcome(name, "failed", f"it was not run: {self._run.failure!r}")
+                self._there.wait(1)
+            return self._outcomes[name]
+
+    def stop(self) -> None:
+        """Give up what has not run."""
+        self._run.stop()
+
+
 def _weight(unit: list[str]) -> int:
     """Classes that take long come first, so that the last to end is a short one."""
     kind = unit[0].split("::")[1]

@@ -4,7 +4,6 @@ All that were selected run in the background, in parallel, from the first one on
 """
 
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -29,35 +28,10 @@ NAMES = suites.list_tests([suite for suite, why in MISSING.items() if why is Non
 TESTS = [pytest.param(name, id=name, marks=() if suites.is_short(name) else pytest.mark.long) for name in NAMES]
 
 
-class Results:
-    """The results as they come."""
-
-    def __init__(self, names):
-        self._there = threading.Condition()
-        self._outcomes = {}
-        self._run = parallel.Run(names, self._take)
-
-    def _take(self, outcome):
-        with self._there:
-            self._outcomes[outcome.test] = outcome
-            self._there.notify_all()
-
-    def wait(self, name):
-        with self._there:
-            while name not in self._outcomes:
-                if not self._run.is_running():
-                    return self._outcomes.get(name) or parallel.Outcome(name, "failed", f"it was not run: {self._run.failure!r}")
-                self._there.wait(1)
-            return self._outcomes[name]
-
-    def stop(self):
-        self._run.stop()
-
-
 @pytest.fixture(scope="module")
 def results(request):
     names = [item.callspec.params["name"] for item in request.session.items if item.path == request.path and item.originalname == "test_cpython"]
-    made = Results([name for name in names if not suites.why_not(name, TABLE)])
+    made = parallel.Results([name for name in names if not suites.why_not(name, TABLE)])
     try:
         yield made
     finally:
