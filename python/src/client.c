@@ -228,10 +228,18 @@ static PyObject *text_of(PyObject *self, void *closure)
     return PyUnicode_DecodeUTF8(b->data, (Py_ssize_t)b->size, "replace");
 }
 
-static PyObject *bytes_of(PyObject *self, void *closure)
+/* The value of "date" in its header, which is JSON and of no depth: one text of a reply that most programs look at never. */
+static PyObject *date_of(PyObject *self, void *unused)
 {
-    const mh_bytes *b = (const void *)((const char *)((message *)self)->m + (size_t)closure);
-    return PyBytes_FromStringAndSize(b->data, (Py_ssize_t)b->size);
+    static const char key[] = "\"date\":";
+    const mh_bytes h = ((message *)self)->m->header;
+    (void)unused;
+    const char *end = (const char *)h.data + h.size, *at = memmem(h.data, h.size, key, sizeof key - 1);
+    at = at ? memchr(at + sizeof key - 1, '"', (size_t)(end - at) - (sizeof key - 1)) : NULL;
+    const char *close = at ? memchr(at + 1, '"', (size_t)(end - at - 1)) : NULL;
+    if (!close)
+        Py_RETURN_NONE;
+    return PyUnicode_DecodeUTF8(at + 1, close - at - 1, "replace");
 }
 
 static PyObject *channel_of(PyObject *self, void *unused)
@@ -311,10 +319,11 @@ static PyGetSetDef message_getset[] = {
     {"id", text_of, NULL, "Its own id.", PART(id)},
     {"parent_id", text_of, NULL, "The id of the request that it answers or belongs to, or nothing.", PART(parent_id)},
     {"source", text_of, NULL, "The uuid of the engine that it came from, or the topic.", PART(source)},
-    {"header", bytes_of, NULL, "JSON.", PART(header)},
-    {"parent", bytes_of, NULL, "JSON: the header of the request.", PART(parent)},
-    {"metadata", bytes_of, NULL, "JSON.", PART(metadata)},
-    {"content", bytes_of, NULL, "JSON.", PART(content)},
+    {"header", text_of, NULL, "JSON.", PART(header)},
+    {"parent", text_of, NULL, "JSON: the header of the request.", PART(parent)},
+    {"metadata", text_of, NULL, "JSON.", PART(metadata)},
+    {"content", text_of, NULL, "JSON.", PART(content)},
+    {"date", date_of, NULL, "When it was written, as its header says, or None.", NULL},
     {"buffers", buffers_of, NULL, "A list of bytes and memoryviews.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -29,6 +29,9 @@ from .error import (
     TaskTimeout,
     TimeoutError,
     UnmetDependency,
+    collect_exceptions,
+    unwrap_exception,
+    wrap_exception,
 )
 from .serialize import (
     PrePickled,
@@ -66,9 +69,9 @@ __all__ = [
     "Dependency", "DependencyTimeout", "DirectView", "EngineError", "FIRST_COMPLETED", "FIRST_EXCEPTION", "IPythonError",
     "ImpossibleDependency", "InvalidDependency", "KernelError", "LoadBalancedView", "NoEnginesRegistered", "ParallelFunction", "PrePickled",
     "Reference", "RemoteError", "RemoteFunction", "TaskAborted", "TaskRejectError", "TaskTimeout", "TimeoutError", "UnmetDependency",
-    "ViewExecutor", "can", "can_map", "depend", "dependent", "deserialize_object", "error", "interactive", "pack_apply_message", "parallel",
+    "ViewExecutor", "can", "can_map", "collect_exceptions", "depend", "dependent", "deserialize_object", "error", "interactive", "pack_apply_message", "parallel",
     "register_joblib_backend", "remote", "require", "serialize", "serialize_object", "uncan", "uncan_map", "unpack_apply_message",
-    "use_cloudpickle", "use_dill", "use_pickle",
+    "unwrap_exception", "use_cloudpickle", "use_dill", "use_pickle", "wrap_exception",
 ]
 
 _LATER = {

@@ -65,6 +65,11 @@ class TaskRejectError(KernelError):
 class RemoteError(KernelError):
     """An exception that was raised elsewhere: `ename`, `evalue`, `traceback` (one text) and `engine_info`."""
 
+    ename: Any = None
+    evalue: Any = None
+    traceback: str | None = None
+    engine_info: Any = None
+
     def __init__(self, ename: str, evalue: Any, traceback: str | None, engine_info: Mapping[str, Any] | None = None) -> None:
         self.ename = ename
         self.evalue = evalue
@@ -164,17 +169,17 @@ class AlreadyDisplayedError(RemoteError):
         return [str(self)]
 
 
-def collect_exceptions(results: Any, method: str = "unspecified") -> Any:
-    """results (a list, or a dict's values) unless RemoteErrors are among them: then one CompositeError of them all is raised."""
+def collect_exceptions(rdict_or_list: Any, method: str = "unspecified") -> Any:
+    """rdict_or_list (a list, or a dict whose values count) unless RemoteErrors are among them: then one CompositeError of them all is raised."""
     found: list[tuple[Any, ...]] = []
-    for r in results.values() if isinstance(results, dict) else results:
+    for r in rdict_or_list.values() if isinstance(rdict_or_list, dict) else rdict_or_list:
         if isinstance(r, CompositeError):
             found += r.elist
         elif isinstance(r, RemoteError):
             found.append((r.ename, r.evalue, r.traceback, r.engine_info))
     if found:
         raise CompositeError(f"one or more exceptions raised in: {method}", found)
-    return results
+    return rdict_or_list
 
 
 def wrap_exception(engine_info: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -32,6 +32,7 @@ _UNFINISHED_OUTPUTS_MAX = 20_000  # answered tasks whose output may still come; 
 _RETURN = re.compile(r".*\r(?=[^\n])")  # what a carriage return overwrites
 _WITHOUT_REPLY = frozenset(("comm_open", "comm_msg", "comm_close"))
 _EMPTY = b"{}"
+_PLAIN_OK = ('{"status":"ok"}', '{"status": "ok"}')
 
 
 def _json_default(value: Any) -> Any:
@@ -413,8 +414,8 @@ class Client:
         if future is None or future._state == _FINISHED:
             return  # nobody waits for it any more
         self._settled(future)
-        future._answer(message, calls)
         status = self._status_of(message)
+        future._answer(message, status, calls)
         if status != "ok" and (status == "aborted" or not json.loads(message.content).get("engine_info")):
             future._end_output(calls)  # it did not run
         self._tidy(future, calls)
@@ -431,9 +432,7 @@ class Client:
     @staticmethod
     def _status_of(message: Any) -> str:
         content = message.content
-        if content == b'{"status":"ok"}' or content == b'{"status": "ok"}':
-            return "ok"
-        return str(json.loads(content).get("status", "error"))
+        return "ok" if content in _PLAIN_OK else str(json.loads(content).get("status", "error"))
 
     def _tidy(self, future: MessageFuture, calls: list[Call]) -> None:
         """Forget what has ended."""
@@ -457,7 +456,7 @@ class Client:
         if future is None:
             return
         if kind == "status":
-            if json.loads(message.content).get("execution_state") == "idle":
+            if '"idle"' in message.content:
                 future._end_output(calls)
                 self._tidy(future, calls)
         else:
@@ -556,11 +555,6 @@ class Client:
             e.engine_info["engine_id"] = self._engines.get(e.engine_info.get("engine_uuid"))
         return e
 
-    @staticmethod
-    def _read_record(message: Any) -> tuple[Any, ...]:
-        """Of a reply: (its metadata, when it was written, its status)."""
-        return json.loads(message.metadata), json.loads(message.header).get("date"), json.loads(message.content).get("status")
-
     def _make_metadata(self, future: MessageFuture) -> Metadata:
         made = Metadata()
         dict.update(made, msg_id=future.msg_id, submitted=datetime.fromtimestamp(future._submitted, util.utc), label=future._label)
@@ -569,7 +563,7 @@ class Client:
     def _fill_metadata(self, made: Metadata, future: MessageFuture) -> None:
         said, date, status = future._record  # type: ignore[misc]
         received = None if future._received is None else datetime.fromtimestamp(future._received, util.utc)
-        self._describe(made, said, date, status, received)
+        self._describe(made, json.loads(said), date, status, received)
 
     def _describe(self, made: Metadata, said: Mapping[str, Any], date: Any, status: Any, received: Any) -> None:
         uuid = said.get("engine")
@@ -586,15 +580,14 @@ class Client:
         if made["label"] is None:
             made["label"] = said.get("label")
 
-    def _read_reply(self, future: MessageFuture, message: Any) -> Any:
-        content = json.loads(message.content)
-        status = content.get("status")
+    def _read_reply(self, future: MessageFuture, status: str, content: str | None, buffers: list[Any]) -> Any:
         try:
+            if content is None:
+                return read_value(buffers, future._is_coalesced)
+            said = json.loads(content)
             if status == "ok":
-                if message.type == "execute_reply":
-                    return ExecuteReply(future.msg_id, content, future.metadata)
-                return read_value(message, bool(future._record and future._record[0].get("is_coalescing")))
-            return error.TaskAborted(future.msg_id) if status == "aborted" else self._unwrap_exception(content)
+                return ExecuteReply(future.msg_id, said, future.metadata)
+            return error.TaskAborted(future.msg_id) if status == "aborted" else self._unwrap_exception(said)
         except Exception as e:
             return unreadable(e)
 
@@ -671,6 +664,7 @@ class Client:
                 future = MessageFuture(self, part, msg_type, view.label, engine)
                 future._loan = loan
                 future._view_ids = view._outstanding
+                future._is_coalesced = is_coalescing
                 self._futures[part] = future
                 self._outstanding.add(part)
                 view._outstanding.add(part)

@@ -212,7 +212,7 @@ class Output(DrivenFuture):
 class MessageFuture(DrivenFuture):
     """The answer to one message: `result()` is a value, or an exception as a value; `metadata` says how it came about."""
 
-    __slots__ = ("_client", "_engine", "_is_output_done", "_label", "_loan", "_message", "_metadata", "_on_end", "_output", "_parents", "_received",
+    __slots__ = ("_client", "_content", "_engine", "_is_coalesced", "_is_output_done", "_label", "_loan", "_metadata", "_on_end", "_output", "_parents", "_received",
                  "_record", "_submitted", "_view_ids", "iopub_callbacks", "msg_id", "msg_type")
 
     def __init__(self, client: Client, msg_id: str, msg_type: str, label: str | None = None, engine: str | None = None) -> None:
@@ -224,9 +224,10 @@ class MessageFuture(DrivenFuture):
         self._engine = engine           # it went to this one
         self._submitted = time.time()
         self._received: float | None = None
-        self._message: Any = None       # the reply, until it is read
-        self._record: tuple[Any, ...] | None = None  # what a reply says of itself
+        self._content: tuple[Any, ...] | None = None  # of the reply, until it is read: status, content unless that says no more, buffers
+        self._record: tuple[Any, ...] | None = None   # what the reply says of itself: metadata, date, status
         self._metadata: Metadata | None = None
+        self._is_coalesced = False      # its reply holds those of several engines
         self._is_output_done = False
         self._output: Output | None = None
         self._loan: Any = None
@@ -271,12 +272,13 @@ class MessageFuture(DrivenFuture):
         if self._state != _PENDING and self._is_output_done:
             self._parents = None
 
-    def _answer(self, message: Any, calls: list[Call]) -> None:
-        """The reply is here."""
-        self._message = message
+    def _answer(self, message: Any, status: str, calls: list[Call]) -> None:
+        """The reply is here. Of the message itself, which takes many times the room of what it says, nothing is kept but big buffers."""
         self._received = time.time()
+        self._record = message.metadata, message.date, status
+        self._content = status, None if status == "ok" and self.msg_type == "apply_request" else message.content, message.buffers
         if self._metadata is not None:
-            self._read_record()
+            self._client._fill_metadata(self._metadata, self)
         self._settle(calls)
         self._tell("_child_done", calls)
 
@@ -299,24 +301,16 @@ class MessageFuture(DrivenFuture):
 
     # ---- reading --------------------------------------------------------------------------------------------------
 
-    def _read_record(self) -> None:
-        message = self._message
-        if self._record is None and message is not None:
-            self._record = self._client._read_record(message)
-            if self._metadata is not None:
-                self._client._fill_metadata(self._metadata, self)
-
     def _read(self) -> None:
         with self._driver.lock:
-            message = self._message
-            if self._value is not _UNREAD or message is None:
+            content = self._content
+            if self._value is not _UNREAD or content is None:
                 return
-            self._read_record()
-        value = self._client._read_reply(self, message)
+        value = self._client._read_reply(self, *content)
         with self._driver.lock:
             if self._value is _UNREAD:
                 self._value = value
-                self._message = None
+                self._content = None
 
     @property
     def metadata(self) -> Metadata:
@@ -324,7 +318,6 @@ class MessageFuture(DrivenFuture):
         with self._driver.lock:
             if self._metadata is None:
                 self._metadata = self._client._make_metadata(self)
-                self._read_record()
                 if self._record is not None:
                     self._client._fill_metadata(self._metadata, self)
             return self._metadata
@@ -367,10 +360,9 @@ def message_dict(m: Any) -> dict[str, Any]:
             "metadata": json.loads(m.metadata), "content": json.loads(m.content), "buffers": m.buffers}
 
 
-def read_value(message: Any, is_coalescing: bool) -> Any:
+def read_value(buffers: list[Any], is_coalesced: bool) -> Any:
     """The value in a reply: one, or a list of them where the controller has put the replies of several engines together."""
-    buffers = message.buffers
-    if not is_coalescing:
+    if not is_coalesced:
         return serialize.deserialize_object(buffers)[0]
     values = []
     while buffers:

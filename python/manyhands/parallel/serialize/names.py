@@ -94,7 +94,9 @@ class _Pickler(_Writing, pickle.Pickler):
 def dumps(obj: Any, library: Any = pickle) -> bytes:
     """obj as a pickle, by the pickler of pickle, cloudpickle or dill."""
     file = io.BytesIO()
-    pickler = _Pickler if library is pickle else type("_OtherPickler", (_Writing, library.Pickler), {})
+    pickler = _picklers.get(library)
+    if pickler is None:
+        pickler = _picklers[library] = type("_OtherPickler", (_Writing, library.Pickler), {})
     pickler(file, PROTOCOL).dump(obj)
     return file.getvalue()
 
@@ -123,6 +125,10 @@ class _Unpickler(_Reading, pickle.Unpickler):
     pass
 
 
+_picklers: dict[Any, type] = {pickle: _Pickler}
+_unpicklers: dict[Any, type] = {pickle: _Unpickler}
+
+
 def _find(module: types.ModuleType, dotted: str) -> Any:
     found: Any = module
     for part in dotted.split("."):
@@ -132,6 +138,8 @@ def _find(module: types.ModuleType, dotted: str) -> Any:
 
 def loads(data: Any, library: Any = pickle) -> Any:
     """What a pickle holds. It runs whatever the pickle says: only for authenticated peers."""
-    # cloudpickle's are plain pickles
-    unpickler = type("_OtherUnpickler", (_Reading, library.Unpickler), {}) if hasattr(library, "Unpickler") else _Unpickler
+    unpickler = _unpicklers.get(library)
+    if unpickler is None:  # cloudpickle's are plain pickles
+        unpickler = type("_OtherUnpickler", (_Reading, library.Unpickler), {}) if hasattr(library, "Unpickler") else _Unpickler
+        _unpicklers[library] = unpickler
     return unpickler(io.BytesIO(data)).load()
