@@ -267,7 +267,7 @@ def test_waiting_for_the_first(rc):
 
         if rank == 0:
             return 1 / rank
-        time.sleep(0.3)
+        time.sleep(60)
         return rank
 
     ar = rc[:].apply_async(uneven, ipp.Reference("rank"))
@@ -275,6 +275,7 @@ def test_waiting_for_the_first(rc):
     assert [part.msg_ids for part in done] == [ar.msg_ids[:1]] and len(pending) == 1
     with pytest.raises(ipp.RemoteError):
         ar.get(SOON_S, return_when=ipp.FIRST_EXCEPTION)
+    rc.send_signal("SIGINT", targets=1, block=True)
     assert ar.wait(SOON_S) and ar.wait(0, return_when=ipp.ALL_COMPLETED) == (set(ar.split()), set())
     with pytest.raises(ValueError):
         ar.wait(0, return_when="SOMETIME")

@@ -111,7 +111,7 @@ DIFFERENT = {  # what takes a client and nothing else, by a name that a caller n
 }
 
 
-@pytest.mark.parametrize(("stock", "ours"), functions())
+@pytest.mark.parametrize(("stock", "ours"), list(functions()))
 def test_signatures(stock, ours, request):
     """The same parameters in the same order, of the same kinds; ours may take more by keyword."""
     theirs, own = parameters(stock), parameters(ours)
