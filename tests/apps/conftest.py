@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-for name in ("examples", "examples/md", "examples/nn", "examples/video", "examples/options"):
+for name in ("examples", "bench", "examples/md", "examples/nn", "examples/video", "examples/options"):
     sys.path.insert(0, str(ROOT / name))
 
 
