@@ -19,6 +19,8 @@ typedef struct settings {
     bool wants_help, wants_version;
 } settings;
 
+static int run_controller(int argc, char **argv);
+
 /* ---- values ---------------------------------------------------------------------------------- */
 
 static int usage(const char *format, const char *what, const char *why)
@@ -27,18 +29,6 @@ static int usage(const char *format, const char *what, const char *why)
     fprintf(stderr, format, what, why);
     fprintf(stderr, "; see manyhands controller --help\n");
     return EXIT_USAGE;
-}
-
-/* A whole number from low to high, and nothing else. */
-static bool parse_number(const char *text, long long low, long long high, long long *out)
-{
-    char *end;
-    errno = 0;
-    long long n = strtoll(text, &end, 10);
-    if (errno || end == text || *end || n < low || n > high)
-        return false;
-    *out = n;
-    return true;
 }
 
 static bool parse_switch(const char *text, bool *out)
@@ -71,7 +61,7 @@ static bool set_level(settings *s, const char *value)
     } names[] = {{"DEBUG", MH_LOG_DEBUG}, {"INFO", MH_LOG_INFO}, {"WARN", MH_LOG_WARNING}, {"WARNING", MH_LOG_WARNING},
                  {"ERROR", MH_LOG_ERROR}, {"CRITICAL", MH_LOG_ERROR}};
     long long n;
-    if (parse_number(value, 0, 50, &n)) {
+    if (cli_number(value, 0, 50, &n)) {
         s->o.level = n < 10 ? MH_LOG_DEBUG : n < 20 ? MH_LOG_DEBUG : n < 30 ? MH_LOG_INFO : n < 40 ? MH_LOG_WARNING : MH_LOG_ERROR;
         return true;
     }
@@ -86,7 +76,7 @@ static bool set_level(settings *s, const char *value)
 static bool set_ping(settings *s, const char *value)
 {
     long long ms;
-    if (!parse_number(value, 1, 86400000, &ms))
+    if (!cli_number(value, 1, 86400000, &ms))
         return false;
     s->o.ping_ns = ms * MH_MILLISECOND;
     return true;
@@ -95,7 +85,7 @@ static bool set_ping(settings *s, const char *value)
 static bool set_misses(settings *s, const char *value)
 {
     long long n;
-    if (!parse_number(value, 1, 1000000, &n))
+    if (!cli_number(value, 1, 1000000, &n))
         return false;
     s->o.pings_missed = (uint32_t)n;
     return true;
@@ -115,7 +105,7 @@ static bool set_scheme(settings *s, const char *value)
 static bool set_hwm(settings *s, const char *value)
 {
     long long n;
-    if (!parse_number(value, 0, UINT32_MAX, &n))
+    if (!cli_number(value, 0, UINT32_MAX, &n))
         return false;
     s->o.high_water = (uint32_t)n;
     s->o.high_water_set = true;
@@ -134,7 +124,7 @@ static bool set_ports(settings *s, const char *value)
         char *dash = strchr(part, '-');
         if (dash)
             *dash = 0;
-        if (!parse_number(part, 1, 65535, &first) || !parse_number(dash ? dash + 1 : part, first, 65535, &last))
+        if (!cli_number(part, 1, 65535, &first) || !cli_number(dash ? dash + 1 : part, first, 65535, &last))
             return false;
         for (; first <= last && s->o.port_count < PORTS_MAX; first++)
             s->ports[s->o.port_count++] = (uint16_t)first;
@@ -146,7 +136,7 @@ static bool set_ports(settings *s, const char *value)
 static bool set_history(settings *s, const char *value)
 {
     long long n;
-    if (!parse_number(value, 1, INT32_MAX, &n))
+    if (!cli_number(value, 1, INT32_MAX, &n))
         return false;
     s->o.history_count = (size_t)n;
     return true;
@@ -166,31 +156,32 @@ static bool set_reuse(settings *s, const char *value) { return parse_switch(valu
 typedef struct option_row {
     const char *name, *trait; /* "--name VALUE", "--name=VALUE", "--Trait=VALUE" */
     bool (*set)(settings *s, const char *value);
-    const char *help; /* "" not shown */
+    const char *help;  /* "" not shown */
+    const char *among; /* for completion, as in cli_option */
 } option_row;
 
 static const option_row with_value[] = {
-    {"profile", "BaseIPythonApplication.profile", set_profile, "NAME         use the profile of this name (default)"},
-    {"profile-dir", "ProfileDir.location", set_folder, "PATH     use the profile in this folder"},
-    {"ipython-dir", "BaseIPythonApplication.ipython_dir", set_ipython_dir, "PATH     where profiles are (~/.ipython)"},
-    {"cluster-id", "BaseParallelApplication.cluster_id", set_cluster_id, "ID        part of the connection files' names"},
-    {"ip", "IPController.ip", set_ip, "ADDRESS           where to listen (127.0.0.1); beyond this host only with --enable-curve"},
-    {"location", "IPController.location", set_location, "HOST        this host's name as others find it"},
-    {"ports", "IPController.ports", set_ports, "LIST           ports to use first, as 10101-10120"},
-    {"port", "IPController.regport", set_ports, ""},
-    {"engine-ports", "IPController.engine_ports", set_ports, ""},
-    {"client-ports", "IPController.client_ports", set_ports, ""},
-    {"scheme", "TaskScheduler.scheme_name", set_scheme, "NAME          leastload, lru, twobin, weighted, plainrandom or pure"},
-    {"hwm", "TaskScheduler.hwm", set_hwm, "N                tasks that an engine holds at most (1; 0: no limit)"},
-    {"ping", "HeartMonitor.period", set_ping, "MS              between heartbeats (3000)"},
-    {"max-misses", "HeartMonitor.max_heartmonitor_misses", set_misses, "N         heartbeats that an engine may miss in a row (10)"},
-    {"history", "DictDB.record_limit", set_history, "N            ended tasks to remember (1024)"},
-    {"ssh", "IPController.ssh_server", set_ssh, "SERVER           through which clients tunnel"},
-    {"enginessh", "IPController.engine_ssh_server", set_engine_ssh, "SERVER     through which engines tunnel"},
-    {"log-level", "Application.log_level", set_level, "N          10 debug, 20 info, 30 warnings, 40 errors"},
-    {"db", "IPController.db_class", set_database, ""},
-    {"curve", "IPController.enable_curve", set_curve, ""},
-    {"reuse-files", "IPController.reuse_files", set_reuse, ""},
+    {"profile", "BaseIPythonApplication.profile", set_profile, "NAME         use the profile of this name (default)", CLI_PROFILES},
+    {"profile-dir", "ProfileDir.location", set_folder, "PATH     use the profile in this folder", CLI_FOLDERS},
+    {"ipython-dir", "BaseIPythonApplication.ipython_dir", set_ipython_dir, "PATH     where profiles are (~/.ipython)", CLI_FOLDERS},
+    {"cluster-id", "BaseParallelApplication.cluster_id", set_cluster_id, "ID        part of the connection files' names", NULL},
+    {"ip", "IPController.ip", set_ip, "ADDRESS           where to listen (127.0.0.1); beyond this host only with --enable-curve", NULL},
+    {"location", "IPController.location", set_location, "HOST        this host's name as others find it", NULL},
+    {"ports", "IPController.ports", set_ports, "LIST           ports to use first, as 10101-10120", NULL},
+    {"port", "IPController.regport", set_ports, "", NULL},
+    {"engine-ports", "IPController.engine_ports", set_ports, "", NULL},
+    {"client-ports", "IPController.client_ports", set_ports, "", NULL},
+    {"scheme", "TaskScheduler.scheme_name", set_scheme, "NAME          leastload, lru, twobin, weighted, plainrandom or pure", "leastload lru twobin weighted plainrandom pure"},
+    {"hwm", "TaskScheduler.hwm", set_hwm, "N                tasks that an engine holds at most (1; 0: no limit)", NULL},
+    {"ping", "HeartMonitor.period", set_ping, "MS              between heartbeats (3000)", NULL},
+    {"max-misses", "HeartMonitor.max_heartmonitor_misses", set_misses, "N         heartbeats that an engine may miss in a row (10)", NULL},
+    {"history", "DictDB.record_limit", set_history, "N            ended tasks to remember (1024)", NULL},
+    {"ssh", "IPController.ssh_server", set_ssh, "SERVER           through which clients tunnel", NULL},
+    {"enginessh", "IPController.engine_ssh_server", set_engine_ssh, "SERVER     through which engines tunnel", NULL},
+    {"log-level", "Application.log_level", set_level, "N          10 debug, 20 info, 30 warnings, 40 errors", "10 20 30 40"},
+    {"db", "IPController.db_class", set_database, "", NULL},
+    {"curve", "IPController.enable_curve", set_curve, "", NULL},
+    {"reuse-files", "IPController.reuse_files", set_reuse, "", NULL},
 };
 enum { WITH_VALUE = sizeof with_value / sizeof with_value[0] };
 
@@ -229,19 +220,35 @@ static const struct {
 };
 enum { FLAGS = sizeof flags / sizeof flags[0] };
 
-static void print_help(void)
+/* The rows above as the other commands' tables have them: "NAME   text" is a value's name and its help. */
+static const cli_option *find_options(size_t *count)
 {
-    printf("usage: manyhands controller [OPTION]...\n\n"
-           "Serve engines and clients, stock ones too, until stopped by Ctrl-C or by a client's shutdown. The connection files\n"
-           "that they need are written to the profile's folder security.\n\n"
-           "example: manyhands controller --profile=default --cluster-id=night --ping=1000\n\n");
-    for (int i = 0; i < WITH_VALUE; i++)
-        if (*with_value[i].help)
-            printf("  --%s=%s\n", with_value[i].name, with_value[i].help);
+    static cli_option all[WITH_VALUE + FLAGS];
+    static char names[WITH_VALUE][16];
+    size_t used = 0;
+    for (int i = 0; i < WITH_VALUE; i++) {
+        const char *help = with_value[i].help;
+        size_t size = strcspn(help, " ");
+        snprintf(names[i], sizeof names[i], "%.*s", (int)size, help);
+        all[used++] = (cli_option){.name = with_value[i].name, .value = names[i], .help = *help ? help + size + strspn(help + size, " ") : NULL,
+                                   .among = with_value[i].among};
+    }
     for (int i = 0; i < FLAGS; i++)
-        if (*flags[i].help)
-            printf("  %-20s%s\n", flags[i].name, flags[i].help);
+        if (!strncmp(flags[i].name, "--", 2))
+            all[used++] = (cli_option){.name = flags[i].name + 2, .help = *flags[i].help ? flags[i].help : NULL};
+    *count = used;
+    return all;
 }
+
+const cli_command command_controller = {
+    .name = "controller",
+    .summary = "serve the engines and clients of a cluster",
+    .about = "Serve engines and clients, stock ones too, until stopped by Ctrl-C or by a client's shutdown. The connection files that they need are written to\n"
+             "the profile's folder security.",
+    .examples = "manyhands controller --profile=default --cluster-id=night --ping=1000",
+    .find_options = find_options,
+    .run = run_controller,
+};
 
 /* The name and the value of "--name=value" or "--name value"; NULL when there is no such option. */
 static const option_row *find_option(const char *text, const char **value)
@@ -355,14 +362,14 @@ static int fail(const char *what, mh_err err)
     return EXIT_FAILURE;
 }
 
-int run_controller(int argc, char **argv)
+static int run_controller(int argc, char **argv)
 {
     static settings s;
     mh_controller *c = NULL;
     read_environment(&s);
     int status = parse(&s, argc, argv);
     if (!status && s.wants_help) {
-        print_help();
+        cli_print_help(&command_controller, stdout);
         return EXIT_SUCCESS;
     }
     if (!status && s.wants_version) {
@@ -378,6 +385,7 @@ int run_controller(int argc, char **argv)
     mh_err err = mh_controller_create(&c, &s.o);
     if (err)
         return fail("cannot start", err);
+    cli_tell_ready("ready");
     err = mh_controller_run(c);
     mh_controller_destroy(&c);
     return err ? fail("ended", err) : EXIT_SUCCESS;

@@ -10,28 +10,34 @@
 
 enum { PATH_SIZE = 4096, CONFIG_MAX = 64 };
 
-static const char usage[] =
-    "usage: manyhands engine [options]\n"
-    "\n"
-    "Run tasks for the clients of a controller, until it or a client says to stop.\n"
-    "\n"
-    "  --file=PATH           the controller's connection file for engines\n"
-    "  --profile=NAME        find it in this profile (default)\n"
-    "  --profile-dir=PATH    find it in this profile folder\n"
-    "  --cluster-id=ID       of the cluster with this name\n"
-    "  --timeout=SECONDS     wait so long for the file and for the controller (30)\n"
-    "  --library=PATH        run C functions of this task library instead of Python\n"
-    "  --python=PATH         the Python that runs tasks (the one beside this command, else python3)\n"
-    "  --shell=NAME          ipython, plain, or auto: IPython's where it is installed\n"
-    "  --id=N                ask for this number\n"
-    "  --mpi                 ask for the number that mpiexec or srun gave this process\n"
-    "  --log-level=LEVEL     10 or DEBUG: log every request\n"
-    "  --Class.name=value    IPython's configuration\n"
-    "\n"
-    "The environment may name the profile folder (IPP_PROFILE_DIR), the cluster (IPP_CLUSTER_ID), or hold the connection file's\n"
-    "text (IPP_CONNECTION_INFO).\n"
-    "\n"
-    "example: manyhands engine --profile=default\n";
+static const cli_option options[] = {
+    {"file", 0, "PATH", "the controller's connection file for engines", CLI_FILES},
+    {"profile", 0, "NAME", "find it in this profile (default)", CLI_PROFILES},
+    {"profile-dir", 0, "PATH", "find it in this profile folder", CLI_FOLDERS},
+    {"cluster-id", 0, "ID", "of the cluster with this name", CLI_CLUSTERS},
+    {"timeout", 0, "SECONDS", "wait so long for the file and for the controller (30)", NULL},
+    {"library", 0, "PATH", "run C functions of this task library instead of Python", CLI_FILES},
+    {"python", 0, "PATH", "the Python that runs tasks (the one beside this command, else python3)", CLI_FILES},
+    {"shell", 0, "NAME", "ipython, plain, or auto: IPython's where it is installed", "auto ipython plain"},
+    {"id", 0, "N", "ask for this number", NULL},
+    {"mpi", 0, NULL, "ask for the number that mpiexec or srun gave this process", NULL},
+    {"log-level", 0, "LEVEL", "10 or DEBUG: log every request", "10 20 30 40"},
+    {"Class.name", 0, "VALUE", "IPython's configuration", NULL},
+};
+
+static int run_engine(int argc, char **argv);
+
+const cli_command command_engine = {
+    .name = "engine",
+    .summary = "run tasks for the clients of a controller",
+    .about = "Run tasks for the clients of a controller, until it or a client says to stop.\n\n"
+             "The environment may name the profile folder (IPP_PROFILE_DIR), the cluster (IPP_CLUSTER_ID), or hold the connection file's\n"
+             "text (IPP_CONNECTION_INFO).",
+    .examples = "manyhands engine --profile=default\nmanyhands engine --library=/home/me/libtasks.so",
+    .options = options,
+    .option_count = sizeof options / sizeof options[0],
+    .run = run_engine,
+};
 
 typedef struct arguments {
     const char *file, *profile, *profile_dir, *cluster_id, *python, *shell;
@@ -151,19 +157,6 @@ static bool find_file(const arguments *a, char path[PATH_SIZE])
 
 /* ---- settings -------------------------------------------------------------------------------- */
 
-static void write_string(FILE *out, const char *text, size_t size)
-{
-    fputc('"', out);
-    for (size_t i = 0; i < size; i++) {
-        unsigned char c = (unsigned char)text[i];
-        if (c == '"' || c == '\\' || c < 0x20)
-            fprintf(out, "\\u%04x", c);
-        else
-            fputc(c, out);
-    }
-    fputc('"', out);
-}
-
 /* What the Python executor is told, as JSON; the caller frees it. */
 static char *write_settings(const arguments *a)
 {
@@ -173,15 +166,15 @@ static char *write_settings(const arguments *a)
     if (!out)
         return NULL;
     fputs("{\"shell\":", out);
-    write_string(out, a->shell ? a->shell : "auto", strlen(a->shell ? a->shell : "auto"));
+    json_string(out, a->shell ? a->shell : "auto", strlen(a->shell ? a->shell : "auto"));
     fputs(",\"config\":{", out);
     for (size_t i = 0; i < a->config_count; i++) {
         const char *equals = strchr(a->config[i], '=');
         if (i)
             fputc(',', out);
-        write_string(out, a->config[i], (size_t)(equals - a->config[i]));
+        json_string(out, a->config[i], (size_t)(equals - a->config[i]));
         fputc(':', out);
-        write_string(out, equals + 1, strlen(equals + 1));
+        json_string(out, equals + 1, strlen(equals + 1));
     }
     fputs("}}", out);
     return fclose(out) == 0 ? text : NULL;
@@ -195,15 +188,23 @@ static int complain(const char *what)
     return EXIT_FAILURE;
 }
 
-static int serve(const mh_engine_options *options)
+static void tell_registered(int64_t id, void *ctx)
+{
+    char line[24];
+    (void)ctx;
+    snprintf(line, sizeof line, "%lld", (long long)id);
+    cli_tell_ready(line);
+}
+
+static int serve(const mh_engine_options *o)
 {
     mh_engine *e = NULL;
-    mh_err err = mh_engine_create(&e, options);
+    mh_err err = mh_engine_create(&e, o);
     if (!err)
         err = mh_engine_run(e);
     if (err)
         fprintf(stderr, "manyhands engine: %s: %s\n", mh_err_text(err), mh_err_detail());
-    if (err == MH_ERR_NOT_FOUND && options->connection_file)
+    if (err == MH_ERR_NOT_FOUND && o->connection_file && !o->library)
         fputs("manyhands engine: start a controller, or name its file with --file\n", stderr);
     mh_engine_destroy(&e);
     return err ? EXIT_FAILURE : EXIT_SUCCESS;
@@ -226,17 +227,18 @@ static int run_with(arguments *a)
     if (!settings)
         return complain("out of memory");
     a->engine.settings = settings;
+    a->engine.on_registered = tell_registered;
     int status = serve(&a->engine);
     free(settings);
     return status;
 }
 
-int run_engine(int argc, char **argv)
+static int run_engine(int argc, char **argv)
 {
     arguments a = {.timeout = 30};
     for (int i = 0; i < argc; i++) {
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "--help-all") || !strcmp(argv[i], "-h")) {
-            fputs(usage, stdout);
+            cli_print_help(&command_engine, stdout);
             return EXIT_SUCCESS;
         }
         if (!strcmp(argv[i], "--version")) {

@@ -4,6 +4,7 @@
 
 #include "manyhands/base.h"
 #include "manyhands/client.h"
+#include "manyhands/cluster.h"
 #include "manyhands/controller.h"
 #include "manyhands/engine.h"
 #include "manyhands/pool.h"

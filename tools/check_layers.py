@@ -36,6 +36,7 @@ PUBLIC_HEADERS = {
     "queue": "queue",
     "pool": "pool",
     "client": "cluster",
+    "cluster": "cluster",
     "controller": "cluster",
     "engine": "cluster",
 }

@@ -61,6 +61,8 @@ typedef struct mh_engine_options {
     int64_t register_timeout_ns;    /* how long the controller may take to answer; 0: 30 s */
     uint32_t missed_beats_max;      /* heartbeats that may be missed before the engine registers anew; 0: 10 */
     bool verbose;                   /* log every request */
+    void (*on_registered)(int64_t id, void *ctx); /* called by mh_engine_run when the controller has taken it for the first time; NULL: not */
+    void *on_registered_ctx;
 } mh_engine_options;
 
 /* ---- life ------------------------------------------------------------------------------------ */

@@ -19,7 +19,7 @@ enum { MISSED_BEATS = 10, BEAT_MS = 3000, RETRY_MS = 1000, LOOK_AGAIN_MS = 50, P
 #define REGISTER_NS (30 * MH_SECOND)
 #define PATIENCE_LEAST_NS (5 * MH_SECOND)
 
-static const int end_signals[] = {SIGTERM, SIGINT};
+static const int end_signals[] = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2};
 enum { END_SIGNALS = sizeof end_signals / sizeof end_signals[0] };
 
 /* ---- telling --------------------------------------------------------------------------------- */
@@ -134,6 +134,8 @@ static void be_registered(mh_engine *e, int64_t id, int64_t period_ms)
         mh__at_engine_log(e, "no broadcast: %s", mh_err_detail());
     mh__alarm_set(e->loop, &e->beat_alarm, mh_deadline_in(e->beat_period_ns));
     mh__at_engine_log(e, is_first ? "Completed registration with id %lld" : "Registered again with id %lld", (long long)id);
+    if (is_first && e->on_registered)
+        e->on_registered(id, e->on_registered_ctx);
 }
 
 static void be_refused(mh_engine *e, mh__json why)
@@ -325,6 +327,9 @@ static void take_signal(int fd, void *ctx)
     if (number == SIGTERM) {
         mh__at_engine_log(e, "SIGTERM: stopping");
         mh__at_engine_end(e, MH_OK);
+    } else if (number && e->is_executor_ready && (number != SIGINT || e->running)) { /* it is meant for the task */
+        if (mh__executor_signal(e->executor, number))
+            mh__at_engine_log(e, "%s was not passed on: %s", strsignal(number), mh_err_detail());
     } else if (number) {
         mh__at_engine_log(e, "ignoring %s; stop an engine with SIGTERM", strsignal(number));
     }
@@ -361,6 +366,8 @@ mh_err mh_engine_create(mh_engine **out, const mh_engine_options *o)
     e->register_timeout_ns = o->register_timeout_ns ? o->register_timeout_ns : REGISTER_NS;
     e->missed_beats_max = o->missed_beats_max ? o->missed_beats_max : MISSED_BEATS;
     e->verbose = o->verbose;
+    e->on_registered = o->on_registered;
+    e->on_registered_ctx = o->on_registered_ctx;
     e->stop_bell = e->signals = -1;
     mh__list_init(&e->queue);
     mh__list_init(&e->unsent);

@@ -38,6 +38,8 @@ struct mh_engine {
     int64_t id, wanted_id, register_timeout_ns;
     uint32_t missed_beats_max;
     bool verbose;
+    void (*on_registered)(int64_t id, void *ctx);
+    void *on_registered_ctx;
 
     mh__loop *loop;
     mh__sign_key *key;

@@ -98,7 +98,7 @@ mh_err mh__os_file_write_private(const char *path, mh_bytes content)
     return sync_folder_of(path);
 }
 
-static mh_err check_private(int fd, const char *path, size_t size_max, size_t *size)
+static mh_err check_file(int fd, const char *path, unsigned forbidden, size_t size_max, size_t *size)
 {
     struct stat st;
     if (fstat(fd, &st) < 0)
@@ -107,9 +107,9 @@ static mh_err check_private(int fd, const char *path, size_t size_max, size_t *s
         return mh__fail(MH_ERR_PERMISSION, "%s is no plain file", path);
     if (st.st_uid != geteuid() && st.st_uid != 0)
         return mh__fail(MH_ERR_PERMISSION, "%s belongs to user %u", path, (unsigned)st.st_uid);
-    if (st.st_mode & 077)
-        return mh__fail(MH_ERR_PERMISSION, "%s has mode %03o: others may use it; chmod 600 it, and change its key", path,
-                        (unsigned)st.st_mode & 0777);
+    if (st.st_mode & forbidden)
+        return mh__fail(MH_ERR_PERMISSION, "%s has mode %03o: others may %s", path, (unsigned)st.st_mode & 0777,
+                        forbidden & 044 ? "use it; chmod 600 it, and change its key" : "write it; chmod 644 it");
     if ((uint64_t)st.st_size > size_max)
         return mh__fail(MH_ERR_TOO_LARGE, "%s has %lld bytes; at most %zu are expected", path, (long long)st.st_size, size_max);
     *size = (size_t)st.st_size;
@@ -133,14 +133,14 @@ static mh_err read_all(int fd, const char *path, mh_buf *buf)
     return mh_buf_resize(buf, have);
 }
 
-mh_err mh__os_file_read_private(mh_buf **out, const char *path, size_t size_max)
+static mh_err read_file(mh_buf **out, const char *path, unsigned forbidden, size_t size_max)
 {
     size_t size = 0;
     *out = NULL;
     int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK); /* not blocking: it may be a pipe */
     if (fd < 0)
         return errno == ELOOP ? mh__fail(MH_ERR_PERMISSION, "%s is a link", path) : mh__fail_os(errno, "opening %s", path);
-    mh_err err = check_private(fd, path, size_max, &size);
+    mh_err err = check_file(fd, path, forbidden, size_max, &size);
     if (!err)
         err = mh_buf_create(out, size);
     if (!err)
@@ -150,6 +150,9 @@ mh_err mh__os_file_read_private(mh_buf **out, const char *path, size_t size_max)
     mh__os_close(&fd);
     return err;
 }
+
+mh_err mh__os_file_read_private(mh_buf **out, const char *path, size_t size_max) { return read_file(out, path, 077, size_max); }
+mh_err mh__os_file_read_own(mh_buf **out, const char *path, size_t size_max) { return read_file(out, path, 002, size_max); }
 
 mh_err mh__os_file_unlink(const char *path)
 {
@@ -165,7 +168,26 @@ void mh__os_host_name(char *out, size_t capacity)
 
 void mh__os_umask_private(void) { umask(077); }
 
-mh_err mh__os_path_beside_program(const char *name, char *out, size_t capacity)
+mh_err mh__os_path_make_absolute(char *path, size_t capacity)
+{
+    char here[PATH_MAX];
+    size_t size = strlen(path);
+    while (size > 1 && path[size - 1] == '/')
+        path[--size] = 0;
+    if (*path == '/')
+        return MH_OK;
+    if (!getcwd(here, sizeof here))
+        return mh__fail_os(errno, "the working folder");
+    size_t before = strlen(here) + 1;
+    if (before + size >= capacity)
+        return mh__fail(MH_ERR_INVALID, "the path %s is too long", path);
+    memmove(path + before, path, size + 1);
+    memcpy(path, here, before - 1);
+    path[before - 1] = '/';
+    return MH_OK;
+}
+
+mh_err mh__os_program_path(char *out, size_t capacity)
 {
     ssize_t size = readlink("/proc/self/exe", out, capacity);
     if (size < 0)
@@ -173,6 +195,14 @@ mh_err mh__os_path_beside_program(const char *name, char *out, size_t capacity)
     if ((size_t)size == capacity)
         return mh__fail(MH_ERR_TOO_LARGE, "the program's own path");
     out[size] = 0;
+    return MH_OK;
+}
+
+mh_err mh__os_path_beside_program(const char *name, char *out, size_t capacity)
+{
+    mh_err err = mh__os_program_path(out, capacity);
+    if (err)
+        return err;
     char *slash = strrchr(out, '/');
     size_t folder = slash ? (size_t)(slash - out) + 1 : 0;
     if (folder + strlen(name) >= capacity)

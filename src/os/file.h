@@ -14,8 +14,14 @@ mh_err mh__os_file_write_private(const char *path, mh_bytes content);
 /* Read a whole file of at most `size_max` bytes. errors: NOT_FOUND; TOO_LARGE; PERMISSION it is a link, no plain file, belongs to
  * neither this user nor root, or its mode lets others read or write it. */
 mh_err mh__os_file_read_private(mh_buf **out, const char *path, size_t size_max);
+/* The same for a file that holds no secret, in a folder that is private: its group may write it, and others read it. */
+mh_err mh__os_file_read_own(mh_buf **out, const char *path, size_t size_max);
+/* The path of the running program. errors: TOO_LARGE it does not fit; those of readlink. */
+mh_err mh__os_program_path(char *out, size_t capacity);
 /* "<folder of the running program>/<name>". errors: TOO_LARGE it does not fit; those of readlink. */
 mh_err mh__os_path_beside_program(const char *name, char *out, size_t capacity);
+/* Put the working folder before a path that is not absolute, and take a slash off its end. errors: INVALID it does not fit. */
+mh_err mh__os_path_make_absolute(char *path, size_t capacity);
 /* Remove a name; one that is not there is no error. */
 mh_err mh__os_file_unlink(const char *path);
 

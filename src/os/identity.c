@@ -1,5 +1,7 @@
 #include "os/identity.h"
 
+#include "base/memory.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -147,4 +149,38 @@ bool mh__os_activity(mh__identity who, mh__activity *out)
         out->cpu_ns = ran.tv_sec * MH_SECOND + ran.tv_nsec;
     errno = saved;
     return true;
+}
+
+/* ---- environment ----------------------------------------------------------------------------- */
+
+enum { ENVIRONMENT_MAX = 1 << 20 };
+
+static bool holds(const char *text, size_t size, const char *entry)
+{
+    for (const char *at = text; at < text + size; at += strlen(at) + 1)
+        if (!strcmp(at, entry))
+            return true;
+    return false;
+}
+
+bool mh__os_has_environment(int32_t pid, const char *const *entries, size_t count)
+{
+    char path[40];
+    bool has_all = false;
+    snprintf(path, sizeof path, "/proc/%d/environ", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    char *text = fd < 0 ? NULL : mh__alloc(ENVIRONMENT_MAX + 1);
+    size_t size = 0;
+    if (text) {
+        for (ssize_t got; size < ENVIRONMENT_MAX && (got = read(fd, text + size, ENVIRONMENT_MAX - size)) > 0;)
+            size += (size_t)got;
+        text[size] = 0;
+        has_all = true;
+        for (size_t i = 0; has_all && i < count; i++)
+            has_all = holds(text, size, entries[i]);
+    }
+    mh__free(text);
+    if (fd >= 0)
+        close(fd);
+    return has_all;
 }

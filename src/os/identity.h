@@ -27,6 +27,9 @@ typedef struct mh__activity {
 /* False when it has ended. About 10 us. */
 bool mh__os_activity(mh__identity who, mh__activity *out);
 
+/* Whether a process began with all of these "NAME=value" in its environment. False too where it has ended or may not be looked at. */
+bool mh__os_has_environment(int32_t pid, const char *const *entries, size_t count);
+
 /* See mh_fork_count. */
 uint64_t mh__os_fork_count(void);
 

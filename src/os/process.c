@@ -26,6 +26,7 @@ static struct sigaction interrupt_before;
 static bool interrupt_spared;
 
 int32_t mh__os_pid(void) { return getpid(); }
+int32_t mh__os_parent_pid(void) { return getppid(); }
 bool mh__os_is_main_thread(void) { return gettid() == getpid(); }
 
 void mh__os_spare_interrupt(void)

@@ -45,6 +45,7 @@ mh_err mh__os_reap(int pidfd, mh__end *end);
 mh_err mh__os_survive_parent(void);
 
 int32_t mh__os_pid(void);
+int32_t mh__os_parent_pid(void);
 bool mh__os_is_main_thread(void);
 /* Goes up by one in the child at every fork: an object that remembers it can tell that it was inherited. */
 unsigned mh__os_fork_depth(void);

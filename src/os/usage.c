@@ -48,6 +48,44 @@ bool mh__os_usage(int32_t pid, mh__usage *out)
     return read_usage(path, out);
 }
 
+/* ---- a process and its children -------------------------------------------------------------- */
+
+enum { GENERATIONS_MAX = 16, CHILDREN_TEXT = 4096 };
+
+/* User and system time of all threads: fields 14 and 15 of /proc/<pid>/stat, the name in field 2 skipped. */
+static int64_t cpu_of(int32_t pid)
+{
+    char path[40], text[1024];
+    unsigned long long user, system;
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    const char *at = read_text(path, text, sizeof text) ? strrchr(text, ')') : NULL;
+    if (!at || sscanf(at + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user, &system) != 2)
+        return 0;
+    return (int64_t)((user + system) * (UINT64_C(1000000000) / (uint64_t)sysconf(_SC_CLK_TCK)));
+}
+
+static bool add_tree(int32_t pid, mh__tree_usage *sum, int generation)
+{
+    char path[64], text[CHILDREN_TEXT];
+    mh__usage usage;
+    int child, used;
+    if (!mh__os_usage(pid, &usage))
+        return false;
+    sum->own_bytes += usage.own_bytes;
+    sum->cpu_ns += cpu_of(pid);
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", pid, pid);
+    if (generation < GENERATIONS_MAX && read_text(path, text, sizeof text))
+        for (const char *at = text; sscanf(at, "%d%n", &child, &used) == 1; at += used)
+            add_tree(child, sum, generation + 1);
+    return true;
+}
+
+bool mh__os_tree_usage(int32_t pid, mh__tree_usage *out)
+{
+    *out = (mh__tree_usage){0};
+    return add_tree(pid, out, 0);
+}
+
 void mh__os_limit_data(size_t bytes)
 {
     static struct rlimit before;

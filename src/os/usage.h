@@ -11,6 +11,12 @@ typedef struct mh__usage {
     size_t own_bytes, data_bytes;
 } mh__usage;
 bool mh__os_usage(int32_t pid, mh__usage *out);
+/* Resident memory of its own and processor time of a process and all its children, grandchildren and so on. False when it has ended. */
+typedef struct mh__tree_usage {
+    size_t own_bytes;
+    int64_t cpu_ns;
+} mh__tree_usage;
+bool mh__os_tree_usage(int32_t pid, mh__tree_usage *out);
 /* Let this process have at most so many bytes of data (see above; 0: what it was before the first call) from now on: allocations fail beyond. */
 void mh__os_limit_data(size_t bytes);
 /* How many processes the kernel has killed for want of memory so far, in this process's control group where that can be read, else in the
