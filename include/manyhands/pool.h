@@ -25,7 +25,7 @@
  * Pools may be nested to any depth. Those that are made in a worker, or in a fork of a process that has made one, share the machine's cores: as
  * many of their workers run at once as there are cores that no other worker of the whole tree uses, one of each pool at least while its owner waits for
  * it; a core whose user sleeps counts as free after a few milliseconds.
- * Workers that this program forks ignore SIGINT: Ctrl-C is for the pool's owner, with whom they end.
+ * Workers ignore SIGINT (those that are programs of their own begin so): Ctrl-C is for the pool's owner, with whom they end.
  */
 #ifndef MANYHANDS_POOL_H
 #define MANYHANDS_POOL_H

@@ -81,6 +81,7 @@ typedef struct mh_process_options {
     bool survive_parent; /* go on when the parent ends */
     bool keep_signals;   /* the caller's signal mask and ignored signals (fork: and handlers); default: none blocked, all as in a
                           * fresh program. */
+    bool ignore_interrupt; /* spawn: the program begins with SIGINT ignored, so that no Ctrl-C hits it before it has said what that does */
     bool stdin_null;     /* read /dev/null instead of the caller's stdin */
     bool new_group;      /* lead a process group of its own (no Ctrl-C from the terminal) */
     bool new_session;    /* lead a session of its own */

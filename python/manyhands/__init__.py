@@ -7,7 +7,13 @@ Everything public of `multiprocessing` is here under the same name; processes an
 
 from __future__ import annotations
 
-import typing as _typing
+import sys as _sys
+
+if _sys.argv[1:] == ["--multiprocessing-fork"]:
+    from ._lean import begin as _begin
+
+    _begin()
+
 from multiprocessing import process as _process
 from multiprocessing import reducer as _reducer
 
@@ -26,7 +32,10 @@ from ._errors import (
     WorkerLost,
 )
 
-if _typing.TYPE_CHECKING:
+TYPE_CHECKING = False  # as type checkers know it: the module typing itself would be a tenth of what importing this package costs
+if TYPE_CHECKING:
+    from typing import Any as _Any
+
     from ._errors import CancelledError as CancelledError
     from ._errors import MaybeEncodingError as MaybeEncodingError
     from ._errors import RemoteTraceback as RemoteTraceback
@@ -81,7 +90,7 @@ _MODULES = frozenset((
 ))
 
 
-def __getattr__(name: str) -> _typing.Any:
+def __getattr__(name: str) -> _Any:
     from importlib import import_module
 
     if name in _LATER:
@@ -103,4 +112,4 @@ __all__ = [
     "set_forkserver_preload", "set_start_method",
 ]
 
-del _core, _process
+del _core, _process, TYPE_CHECKING

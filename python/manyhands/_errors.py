@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 import signal as _signal
 from multiprocessing.context import AuthenticationError, BufferTooShort, ProcessError, TimeoutError
-from typing import Any
+
+TYPE_CHECKING = False  # see __init__.py
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "AuthenticationError", "BufferTooShort", "CancelledError", "MaybeEncodingError", "OutOfMemory", "OwnerDiedWarning", "PoisonTask", "PoolBroken",
@@ -22,6 +24,8 @@ def _standard(name: str) -> Any:
 
 
 def _make_serialization_error() -> type:
+    import pickle
+
     class SerializationError(_standard("MaybeEncodingError"), pickle.PicklingError):  # type: ignore[misc]
         """Something could not be pickled or unpickled on its way to or from a worker.
 

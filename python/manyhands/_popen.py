@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import os
 import signal
+import sys
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 from . import _core, _serial
-from ._std import context, resource_tracker, run_child, spawn, util
+from ._std import context, interpreter_command, resource_tracker, run_child, spawn, util
 from ._worker import watch_parent
+
+TYPE_CHECKING = False  # see __init__.py
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__: list[str] = []
 
@@ -131,7 +135,11 @@ class SpawnPopen(FreshPopen):
 
     def _start(self, process_obj: Any, child_r: int) -> _core.Process:
         tracker = resource_tracker.getfd()
-        command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=child_r)
+        if getattr(sys, "frozen", False):
+            command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=child_r)
+        else:
+            program = f"from manyhands._spawned import main; main({child_r}, {tracker})"
+            command = [*interpreter_command(program), "--multiprocessing-fork"]
         return _core.Process.spawn(command, [tracker, *self._fds, child_r], survive_parent=not process_obj.daemon)
 
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import copyreg
 import io
-import pickle
 import sys
 import types
-from _pickle import Pickler
-from typing import TYPE_CHECKING, Any, Callable
+from _pickle import Pickler, PicklingError  # without pickle.py, which a spawned process may do without
+from _pickle import dumps as _dumps
+from _pickle import loads as _loads
 
 from . import _errors as _errors_module
 
+TYPE_CHECKING = False  # see __init__.py
 if TYPE_CHECKING:
     import weakref
+    from pickle import PickleBuffer
+    from typing import Any, Callable
 
 __all__: list[str] = []
 
@@ -64,14 +67,14 @@ def _reduce_array(array: Any) -> Any:
     return (array if array.flags.writeable else array.copy("K")).__reduce_ex__(5)
 
 
-def dumps(items: list[Any], by_value: bool) -> tuple[Any, list[pickle.PickleBuffer]]:
+def dumps(items: list[Any], by_value: bool) -> tuple[Any, list[PickleBuffer]]:
     """Pickle items, with big contiguous buffers left beside: (bytes-like, buffers).
 
     Functions that pickle refuses go by value in arguments; for results a lambda is no result, as in the standard library.
     """
-    buffers: list[pickle.PickleBuffer] = []
+    buffers: list[PickleBuffer] = []
 
-    def keep(buffer: pickle.PickleBuffer) -> bool:
+    def keep(buffer: PickleBuffer) -> bool:
         if buffer.raw().nbytes < _BUFFER_MIN:
             return True
         buffers.append(buffer)
@@ -82,7 +85,7 @@ def dumps(items: list[Any], by_value: bool) -> tuple[Any, list[pickle.PickleBuff
     pickler.dispatch_table = _dispatch_table()
     try:
         pickler.dump(items)
-    except (pickle.PicklingError, AttributeError, TypeError):
+    except (PicklingError, AttributeError, TypeError):
         if not by_value:
             raise
         del buffers[:]
@@ -100,7 +103,7 @@ def dump_message(message: Any) -> Any:
     return ForkingPickler.dumps(message)
 
 
-def _dump_by_value(items: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes | None:
+def _dump_by_value(items: Any, buffer_callback: Callable[[PickleBuffer], Any] | None = None) -> bytes | None:
     """Pickle with functions and classes by value where their names do not serve; None when that fails too."""
     import cloudpickle  # type: ignore[import-untyped]
 
@@ -245,8 +248,8 @@ def dump_function(function: Any, names: Names) -> tuple[bytes, bool]:
     by_name = None
     problem: Exception | None = None
     try:
-        by_name = pickle.dumps(function, 5) if pure else bytes(_dump_plain(function))
-    except (pickle.PicklingError, AttributeError, TypeError) as e:
+        by_name = _dumps(function, 5) if pure else bytes(_dump_plain(function))
+    except (PicklingError, AttributeError, TypeError) as e:
         problem = e.with_traceback(None)  # else it would hold this frame, and this frame it
     by_value = fingerprint = None
     if pure and by_name is not None and not names.keeps(function):
@@ -256,7 +259,7 @@ def dump_function(function: Any, names: Names) -> tuple[bytes, bool]:
     if by_name is None and by_value is None:
         assert problem is not None
         raise problem
-    return pickle.dumps((by_name, fingerprint, by_value), 5), pure
+    return _dumps((by_name, fingerprint, by_value), 5), pure
 
 
 def _dump_plain(item: Any) -> memoryview:
@@ -269,11 +272,11 @@ def _dump_plain(item: Any) -> memoryview:
 
 def load_function(blob: Any) -> Any:
     """What dump_function wrote, as the function; by value when its name stands for something else here."""
-    by_name, fingerprint, by_value = pickle.loads(blob)
+    by_name, fingerprint, by_value = _loads(blob)
     problem: Exception | None = None
     if by_name is not None:
         try:
-            function = pickle.loads(by_name)
+            function = _loads(by_name)
             if fingerprint is None or _fingerprint(function) == fingerprint:
                 return function
             problem = AttributeError(f"{function.__module__}.{function.__qualname__} is another function in the worker: "
@@ -281,7 +284,7 @@ def load_function(blob: Any) -> Any:
         except Exception as e:
             problem = e.with_traceback(None)
     if by_value is not None:
-        return pickle.loads(by_value)
+        return _loads(by_value)
     assert problem is not None
     raise problem
 
@@ -310,7 +313,7 @@ def _dump_checked(exception: BaseException, text: str) -> bytes:
     data = bytes(_dump_plain((exception, text)))
     known = type(exception).__module__ == "builtins" and not exception.__dict__ and all(type(a) in (str, int) for a in exception.args)
     if not known:
-        loaded, _ = pickle.loads(data)
+        loaded, _ = _loads(data)
         if not isinstance(loaded, BaseException):
             raise TypeError(f"{type(exception).__name__} becomes a {type(loaded).__name__} when unpickled")
     return data
@@ -326,7 +329,7 @@ def dump_error(exception: BaseException) -> bytes:
     except BaseException as problem:
         value = f"{type(exception).__module__}.{type(exception).__qualname__} exception: {_safe_repr(exception)}"
         substitute = _serialization_error(_safe_repr(problem), value)
-        return pickle.dumps((substitute, text), 5)
+        return _dumps((substitute, text), 5)
 
 
 def _serialization_error(reason: object, value: object) -> BaseException:
@@ -347,7 +350,7 @@ def load_error(data: Any) -> BaseException:
         return _serialization_error("there was no room for it", "the task's exception")
     try:
         exception: BaseException
-        exception, text = pickle.loads(data)
+        exception, text = _loads(data)
         exception.__cause__ = _errors.RemoteTraceback(text)
         return exception
     except Exception as problem:

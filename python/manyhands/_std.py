@@ -6,13 +6,17 @@ Typed as Any, because their stubs leave out what is private.
 from __future__ import annotations
 
 import atexit as _atexit
+import os as _os
 import threading as _threading
 from multiprocessing import context as _context
 from multiprocessing import process as _process
 from multiprocessing import resource_tracker as _resource_tracker
 from multiprocessing import spawn as _spawn
 from multiprocessing import util as _util
-from typing import Any, Callable
+
+TYPE_CHECKING = False  # see __init__.py
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 __all__: list[str] = []
 
@@ -31,11 +35,23 @@ def begin_child() -> None:
     atexit.register(util._exit_function)
 
 
+def run_exit_functions() -> None:
+    """What an interpreter does first when it ends."""
+    atexit._run_exitfuncs()
+    util._flush_std_streams()
+
+
 def run_child(run: Callable[[], int]) -> int:
     """What a forked child does from its first line to its exit code."""
     begin_child()
     try:
         return run()
     finally:
-        atexit._run_exitfuncs()
-        util._flush_std_streams()
+        run_exit_functions()
+
+
+def interpreter_command(program: str, *arguments: str) -> list[str]:
+    """The command line of a fresh interpreter that runs `program`, and finds this package wherever this process found it."""
+    root = _os.path.dirname(_os.path.dirname(_os.path.abspath(__file__)))
+    found = f"import sys; sys.path.append({root!r}); {program}"
+    return [_os.fsdecode(spawn.get_executable()), *util._args_from_interpreter_flags(), "-c", found, *arguments]

@@ -9,7 +9,6 @@ import os
 import pickle
 import signal
 import sys
-from typing import Any, Callable
 
 from . import _core, _serial
 from ._std import begin_child
@@ -17,6 +16,10 @@ from ._std import context as _context
 from ._std import process as _process
 from ._std import spawn as _spawn
 from ._std import util as _util
+
+TYPE_CHECKING = False  # see __init__.py
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 __all__: list[str] = []
 

@@ -12,14 +12,16 @@ from multiprocessing import context as _std
 from multiprocessing import reduction as reduction
 from multiprocessing.context import assert_spawning, get_spawning_popen, set_spawning_popen
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any, Callable, Iterable
 
 from . import _core
 from ._errors import AuthenticationError, BufferTooShort, ProcessError, TimeoutError
 from ._std import process as _process
 from ._sync_context import SyncContext
 
+TYPE_CHECKING = False  # see __init__.py
 if TYPE_CHECKING:
+    from typing import Any, Callable, Iterable
+
     from .pool import Pool as _Pool
 
 __all__: list[str] = []

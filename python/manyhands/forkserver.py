@@ -10,10 +10,13 @@ import signal
 import sys
 import threading
 from multiprocessing.forkserver import connect_to_new_process, get_inherited_fds
-from typing import Any
 
 from . import _core
-from ._std import process, resource_tracker, run_child, spawn, util
+from ._std import interpreter_command, process, resource_tracker, run_child, spawn, util
+
+TYPE_CHECKING = False  # see __init__.py
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["connect_to_new_process", "ensure_running", "get_inherited_fds", "set_forkserver_preload"]
 
@@ -29,15 +32,6 @@ def set_forkserver_preload(modules_names: list[str]) -> None:
     if not all(type(name) is str for name in modules_names):
         raise TypeError("module_names must be a list of strings")
     _preload = list(modules_names)
-
-
-def interpreter_command(program: str, *arguments: str) -> list[str]:
-    """The command line of a fresh interpreter that runs `program`, and finds this package wherever this process found it."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    found = f"import sys; sys.path.append({root!r}); {program}"
-    # Ctrl-C is for the program, which ends this one too. Ignored only from here on it could still hit the interpreter while it starts.
-    ignoring = ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh"]
-    return [*ignoring, os.fsdecode(spawn.get_executable()), *util._args_from_interpreter_flags(), "-c", found, *arguments]
 
 
 def _start() -> _core.ForkServer:

@@ -7,12 +7,16 @@ import threading
 import time
 import warnings
 import weakref
-from typing import Any, Callable, Iterable, Iterator
 
 from . import _core, _serial, _worker
 from ._errors import TimeoutError
 from ._errors import __getattr__ as _error
+from ._std import interpreter_command as _interpreter_command
 from ._std import util as _util
+
+TYPE_CHECKING = False  # see __init__.py
+if TYPE_CHECKING:
+    from typing import Any, Callable, Iterable, Iterator
 
 __all__ = ["AsyncResult", "Pool", "ThreadPool", "TimeoutError"]
 
@@ -158,13 +162,11 @@ class Pool(_core.Pool):
         prepare = _worker.Prepare(method, initializer, initargs, self._processes, self._keeps_exits)
         argv = None
         if method != "fork":
-            from .forkserver import interpreter_command
-
             data, self._start_fds = _worker.dump_start(prepare, self._imports_main)
             self._start_data = os.memfd_create("manyhands start", os.MFD_CLOEXEC)
             with open(self._start_data, "wb", closefd=False) as file:
                 file.write(data)
-            argv = interpreter_command("from manyhands._worker import main; main()", "{socket}",
+            argv = _interpreter_command("from manyhands._worker import main; main()", "{socket}",
                                        "server" if method == "forkserver" else "worker", f"/proc/{os.getpid()}/fd/{self._start_data}")
         else:
             _util._flush_std_streams()

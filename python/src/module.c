@@ -47,6 +47,16 @@ static PyObject *fork_count(PyObject *module, PyObject *unused)
     return PyLong_FromUnsignedLongLong(mh_fork_count());
 }
 
+/* The interpreter's lock stays held: other threads do not go on while the C library and others clear up. */
+static PyObject *exit_now(PyObject *module, PyObject *code)
+{
+    (void)module;
+    long number = PyLong_AsLong(code);
+    if (number == -1 && PyErr_Occurred())
+        return NULL;
+    exit((int)number);
+}
+
 static PyObject *survive_parent(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
@@ -63,6 +73,7 @@ static PyMethodDef methods[] = {
     {"cores_join", cores_join, METH_O, "cores_join(fd): share the cores by the record behind a descriptor."},
     {"fork_count", fork_count, METH_NOARGS, "fork_count(): forks of this process and of those that it was forked from, all together."},
     {"survive_parent", survive_parent, METH_NOARGS, "survive_parent(): go on when the parent of this process ends; in the main thread only."},
+    {"exit", exit_now, METH_O, "exit(code): end this process as exit(3) does, without taking the interpreter down."},
     {"marks", mhpy_marks, METH_O, "marks(names): which names a dict has now, for is_marked."},
     {"is_marked", mhpy_is_marked, METH_VARARGS, "is_marked(marks, name): whether the dict had the name."},
     {"worker_main", mhpy_worker_main, METH_VARARGS, "worker_main(socket, prepare): be a pool's worker until it closes."},

@@ -213,6 +213,12 @@ MH__BARE void mh__child_reset_signals(bool ignored_too)
     }
 }
 
+MH__BARE void mh__child_ignore_interrupt(void)
+{
+    static const uintptr_t ignore[8] = {(uintptr_t)SIG_IGN};
+    syscall(SYS_rt_sigaction, SIGINT, ignore, NULL, (size_t)8);
+}
+
 mh_err mh__child_error(mh__child_report report, const char *what)
 {
     static const char *const steps[] = {

@@ -44,6 +44,7 @@ mh_err mh__lifeline_take(mh__lifeline *out, bool survive_parent);
 mh__child_report mh__child_prepare(const mh__child_setup *setup, mh__lifeline lifeline, bool exec);
 /* Default actions for signals with handlers; for ignored ones too if asked. */
 void mh__child_reset_signals(bool ignored_too);
+void mh__child_ignore_interrupt(void);
 
 /* In the parent: a failed report as an error. */
 mh_err mh__child_error(mh__child_report report, const char *what);

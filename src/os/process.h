@@ -15,6 +15,7 @@ typedef struct mh__child_setup {
     bool keep_mask;         /* else no signal is blocked */
     bool keep_handlers;     /* else every signal has its default action */
     bool spare_interrupt;   /* fork: mh__os_spare_interrupt; exec: SIGINT is blocked until the program calls that */
+    bool ignore_interrupt;  /* exec: the program begins with SIGINT ignored */
     bool restore_interrupt; /* fork: back to what was remembered */
     bool stdin_null;
     bool new_group;

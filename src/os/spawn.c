@@ -52,6 +52,8 @@ MH__BARE static int run_child(void *arg)
     mh__child_report done = mh__child_prepare(order->setup, order->lifeline, true);
     if (!done.step) {
         mh__child_reset_signals(!order->setup->keep_handlers);
+        if (order->setup->ignore_interrupt)
+            mh__child_ignore_interrupt();
         syscall(SYS_rt_sigprocmask, SIG_SETMASK, &order->mask, NULL, (size_t)8);
         syscall(SYS_execve, order->path, order->argv, order->env);
         done = (mh__child_report){MH__STEP_EXEC, errno};

@@ -140,7 +140,7 @@ static mh_err spawn_worker(mh__hand *hand, const mh__hello *hello, const int *fd
     snprintf(number, sizeof number, "%d", SPAWNED_SOCKET);
     for (size_t i = 0; i < count; i++)
         argv[i] = strcmp(pool->worker_argv[i], "{socket}") == 0 ? number : pool->worker_argv[i];
-    mh_err err = mh_process_start(&hand->process, &(mh_process_options){.argv = argv, .fds = pass, .fd_count = fd_count});
+    mh_err err = mh_process_start(&hand->process, &(mh_process_options){.argv = argv, .fds = pass, .fd_count = fd_count, .ignore_interrupt = true});
     mh__free(argv);
     mh__free(pass);
     if (err)

@@ -20,15 +20,16 @@ static int tell_fds(int out)
     return write(out, &open_fds, sizeof open_fds) == (ssize_t)sizeof open_fds ? 0 : 1;
 }
 
-/* Exit with what SIGUSR1 (1: ignored), SIGUSR2 (2: blocked) and SIGPIPE (4: ignored) do. */
+/* Exit with what SIGUSR1 (1: ignored), SIGUSR2 (2: blocked), SIGPIPE (4: ignored) and SIGINT (16: ignored) do. */
 static int tell_signals(void)
 {
     sigset_t mask;
-    struct sigaction one, broken;
+    struct sigaction one, broken, interrupt;
     sigprocmask(SIG_SETMASK, NULL, &mask);
     sigaction(SIGUSR1, NULL, &one);
     sigaction(SIGPIPE, NULL, &broken);
-    return (one.sa_handler == SIG_IGN) | (sigismember(&mask, SIGUSR2) ? 2 : 0) | (broken.sa_handler == SIG_IGN ? 4 : 0);
+    sigaction(SIGINT, NULL, &interrupt);
+    return (interrupt.sa_handler == SIG_IGN ? 16 : 0) | (one.sa_handler == SIG_IGN) | (sigismember(&mask, SIGUSR2) ? 2 : 0) | (broken.sa_handler == SIG_IGN ? 4 : 0);
 }
 
 /* 1: leads its group, 2: leads its session, 4: stdin is a null device, 8: is in / */
@@ -335,6 +336,7 @@ static void wrong_options_are_named(void **state)
         {{.run = exit_with, .fds = closed, .fd_count = 1}, "descriptor 1000 is not open"},
         {{.argv = argv, .fds = closed, .fd_count = 1}, "descriptor 1000 is not open"},
         {{.argv = argv, .fds = twice, .fd_count = 2}, "two descriptors for the number 5"},
+        {{.run = exit_with, .ignore_interrupt = true}, "only a spawned program"},
         {{.argv = argv, .fds = odd, .fd_count = 1}, "number -2"},
     };
     for (size_t i = 0; i < MH__COUNT_OF(rows); i++) {
@@ -451,6 +453,8 @@ static void signals_are_reset_or_kept(void **state)
         mh_process *p;
         assert_ok(mh_process_start(&p, &(mh_process_options){.argv = SELF("signals"), .keep_signals = keep}));
         expect_end(&p, keep ? 7 : 0);
+        assert_ok(mh_process_start(&p, &(mh_process_options){.argv = SELF("signals"), .keep_signals = keep, .ignore_interrupt = true}));
+        expect_end(&p, keep ? 23 : 16);
         assert_ok(mh_process_start(&p, &(mh_process_options){.run = tell_signals_of_fork, .keep_signals = keep}));
         expect_end(&p, keep ? 15 : 0);
     }

@@ -297,3 +297,85 @@ if __name__ == "__main__":
 
     done = subprocess.run([sys.executable, tmp_path / "family.py"], capture_output=True, text=True, timeout=30)
     assert done.stdout == "the end\n", done
+
+
+SPAWNED = """
+import gzip, io, os, sys, threading, time
+import manyhands
+
+path = sys.argv[1]
+
+class Closes(io.RawIOBase):
+    def close(self):
+        if not self.closed:
+            open(path + ".closed", "w").write("yes")
+        super().close()
+
+def leave():
+    global text, packed, own, thread
+    text = open(path, "w")
+    text.write("text that nobody flushed")
+    packed = gzip.open(path + ".gz", "wb")
+    packed.write(b"packed")
+    own = Closes()
+    import atexit
+    atexit.register(lambda: open(path + ".exit", "w").write("ran"))
+    thread = threading.Thread(target=time.sleep, args=(3600,), daemon=True)
+    thread.start()
+    sys.exit(7)
+
+if __name__ == "__main__":
+    p = manyhands.get_context("spawn").Process(target=leave)
+    p.start()
+    p.join(60)
+    print(p.exitcode)
+"""
+
+
+def test_spawned_processes_leave_nothing_unwritten(tmp_path):
+    """They end without taking the interpreter down, but what that does for programs is done."""
+    import gzip
+    import subprocess
+    import sys
+
+    script = tmp_path / "leaves.py"
+    script.write_text(SPAWNED)
+    done = subprocess.run([sys.executable, script, tmp_path / "out"], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("7\n", "")
+    assert (tmp_path / "out").read_text() == "text that nobody flushed"
+    assert gzip.open(tmp_path / "out.gz").read() == b"packed"
+    assert (tmp_path / "out.closed").read_text() == "yes"
+    assert (tmp_path / "out.exit").read_text() == "ran"
+
+
+LEAN = """
+import sys
+import manyhands
+
+def look(heavy):
+    print([name for name in heavy if name in sys.modules], flush=True)
+    from multiprocessing import reduction, util
+    print(type(reduction).__name__, reduction.ForkingPickler.__name__, type(reduction).__name__, manyhands.reduction.HAVE_SEND_HANDLE)
+    import runpy, subprocess
+    print(callable(runpy.run_path), callable(subprocess.run), util._args_from_interpreter_flags() == subprocess._args_from_interpreter_flags())
+    print(__name__, sys.modules["__main__"] is sys.modules["__mp_main__"], sys.modules["__main__"].look is look, __file__ == sys.argv[0])
+
+if __name__ == "__main__":
+    p = manyhands.get_context("spawn").Process(target=look, args=(["pickle", "socket", "subprocess", "re", "typing"],))
+    p.start()
+    p.join(60)
+    print(p.exitcode)
+"""
+
+
+def test_spawned_processes_load_little_and_have_all(tmp_path):
+    import subprocess
+    import sys
+
+    bare = subprocess.run([sys.executable, "-c", "import sys; print(*sys.modules)"], capture_output=True, text=True, timeout=120).stdout.split()
+    heavy = [name for name in ("pickle", "socket", "subprocess", "re", "typing") if name not in bare]  # whatever site loads
+    script = tmp_path / "looks.py"
+    script.write_text(LEAN.replace('"pickle", "socket", "subprocess", "re", "typing"', repr(heavy)[1:-1]))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert (done.stdout.splitlines(), done.stderr) == ([
+        "[]", "_Later ForkingPickler module True", "True True True", "__mp_main__ True True True", "0"], "")
