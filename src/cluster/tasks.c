@@ -158,6 +158,7 @@ static bool schedule(mh_controller *c, mh__job *r, refusal *why)
               refuse(why, "ValueError", "the metadata are no JSON object");
     ok = ok && take_numbers(got[2], got[4], got[5], &o, why) && take_dependencies(c, r->name.key, got[0], &o.after, &after, why) &&
          take_dependencies(c, r->name.key, got[1], &o.follow, &follow, why) && take_targets(c, got[3], &o, &targets, why);
+    mh_sched_tick(c->sched, mh_now()); /* from now on its timeout counts, and not from what happened last */
     mh_err err = ok ? mh_sched_submit(c->sched, &o, &r->task) : MH_OK;
     if (err)
         ok = refuse(why, "InvalidDependency", mh_err_detail());

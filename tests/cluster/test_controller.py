@@ -210,6 +210,13 @@ def test_the_high_water_mark(cluster) -> None:
     assert engine.take().header["msg_id"] == ids[1]
 
 
+def test_a_timeout_counts_from_the_submission(cluster) -> None:
+    client, engine = cluster.client(), cluster.engine()
+    assert not engine.shell.poll(200) # nothing happens for longer than the timeout that follows
+    msg_id = client.submit(timeout=0.1)
+    assert engine.take().header["msg_id"] == msg_id
+
+
 def test_a_failed_task_is_tried_again(cluster) -> None:
     client, engine = cluster.client(), cluster.engine()
     msg_id = client.submit(retries=1)
