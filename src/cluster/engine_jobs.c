@@ -240,6 +240,33 @@ static void on_ready(void *ctx)
     mh__at_engine_register(e);
 }
 
+/* Whether what waits behind this request is not to run: cells that were sent together end with the first that fails. */
+static bool stops_others(const mh__waiting_request *job, const mh__answer *a)
+{
+    const char *const asked_keys[] = {"silent", "stop_on_error"}, *const said_keys[] = {"status"};
+    mh__json asked[2], said[1];
+    bool is_silent = false, stops = true;
+    if (job->kind != MH__REQUEST_EXECUTE || mh__json_pick(a->content, said_keys, 1, said) || !mh__json_is(said[0], "error") ||
+        mh__json_pick(job->message.content, asked_keys, 2, asked))
+        return false;
+    mh__json_bool(asked[0], &is_silent);
+    mh__json_bool(asked[1], &stops);
+    return stops && !is_silent;
+}
+
+/* The cells of this session that wait now. Those of others, and everything else, have nothing to do with it. */
+static void abort_cells(mh_engine *e, mh_bytes session)
+{
+    for (mh__list *node = e->queue.next, *after; node != &e->queue; node = after) {
+        mh__waiting_request *job = mh__list_entry(node, mh__waiting_request, link);
+        after = node->next;
+        if (job->kind != MH__REQUEST_EXECUTE || !mh__bytes_equal(job->header.session, session))
+            continue;
+        dequeue(e, job);
+        abort_job(e, job);
+    }
+}
+
 static void on_answer(void *ctx, const mh__answer *a)
 {
     mh_engine *e = ctx;
@@ -252,6 +279,8 @@ static void on_answer(void *ctx, const mh__answer *a)
     e->running = NULL;
     mh__at_engine_reply(e, job, a);
     mh__at_engine_publish_status(e, job->message.header, "idle");
+    if (stops_others(job, a))
+        abort_cells(e, job->header.session);
     free_job(&job);
     mh__at_engine_next(e);
 }
@@ -289,17 +318,17 @@ static mh_err on_signal(mh_engine *e, const mh__message *m)
     const char *const keys[] = {"sig"};
     mh__json said;
     mh_bytes name;
-    int64_t number = 0;
+    int64_t number;
     mh_err err = mh__json_pick(m->content, keys, 1, &said);
     if (err)
         return err;
     if (mh__json_plain(said, &name))
-        number = mh__os_signal_number(name);
+        number = mh__os_signal_number(name) ? mh__os_signal_number(name) : -1;
     else if (!mh__json_int(said, &number))
-        number = 0;
-    if (number < 1 || number > 64)
+        number = -1;
+    if (number < 0 || number > 64)
         return mh__fail(MH_ERR_INVALID, "\"sig\" is no signal: give its number or its name, such as \"SIGINT\"");
-    return mh__executor_signal(e->executor, (int)number);
+    return number ? mh__executor_signal(e->executor, (int)number) : MH_OK; /* 0 asks only whether it lives */
 }
 
 static mh_err on_shutdown(mh_engine *e, const mh__message *m)

@@ -218,7 +218,7 @@ static mh_err write_content(const mh_engine *e, const mh__waiting_request *job, 
     return mh__json_finish(&o);
 }
 
-static mh_err build_reply(mh_engine *e, const mh__waiting_request *job, const mh__answer *a, mh__parcel *p, mh_buf *content, mh_buf *metadata)
+static mh_err build_reply_of(mh_engine *e, const mh__waiting_request *job, const mh__answer *a, mh__parcel *p, mh_buf *content, mh_buf *metadata)
 {
     const char *const keys[] = {"status"};
     mh__json status;
@@ -238,6 +238,28 @@ static mh_err build_reply(mh_engine *e, const mh__waiting_request *job, const mh
                                             .content = {mh_buf_data(content), mh_buf_size(content)}});
     if (!err)
         err = lend(p, a->buffers, a->buffer_count, a->hold);
+    return err;
+}
+
+/* The answer or, where its content is none that could be sent, the reason in its place: nobody waits for ever. */
+static mh_err build_reply(mh_engine *e, const mh__waiting_request *job, const mh__answer *a, mh__parcel *p, mh_buf *content, mh_buf *metadata)
+{
+    mh_buf *reason = NULL;
+    mh_err err = build_reply_of(e, job, a, p, content, metadata);
+    if (err != MH_ERR_CORRUPT && err != MH_ERR_TOO_LARGE)
+        return err;
+    mh__at_engine_log(e, "an answer can't be sent: %s", mh_err_detail());
+    err = mh_buf_create(&reason, 0);
+    if (!err)
+        err = mh__answer_write_error(reason, "ValueError", MH__TEXT("the engine's answer was not valid JSON, or nested too deep"));
+    mh__parcel_clear(p);
+    if (!err)
+        err = mh_buf_resize(content, 0);
+    if (!err)
+        err = mh_buf_resize(metadata, 0);
+    if (!err)
+        err = build_reply_of(e, job, &(mh__answer){.content = {mh_buf_data(reason), mh_buf_size(reason)}, .is_met = true}, p, content, metadata);
+    mh_buf_destroy(&reason);
     return err;
 }
 

@@ -251,6 +251,70 @@ def test_results_that_cannot_travel_fail_alone(python: Python) -> None:
     assert python.view.apply(there(lambda: 1)) == 1
 
 
+@pytest.mark.parametrize("answer", ["'\\udc80'", "(_ for _ in [])"])
+def test_errors_whose_text_is_none_are_answers(python: Python, answer: str) -> None:
+    def fail(text: str) -> None:
+        raise ValueError(eval(text))
+
+    with pytest.raises(ipp.RemoteError, match="ValueError"):
+        python.view.apply(there(fail), answer)
+
+
+def test_answers_nested_too_deep_are_errors(python: Python) -> None:
+    """By JSON's rules for what a client may read; python's own come first."""
+    if python.rc[0].apply_sync(there(lambda: __import__("sys").modules.get("IPython") is None)):
+        pytest.skip("does not apply: only IPython shows values in other ways than as text")
+    python.view.execute("""
+class Deep:
+    def __init__(self, depth): self.depth = depth
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        nested = []
+        for _ in range(self.depth): nested = [nested]
+        return {"application/json": nested}
+""")
+    for depth in (600, 100_000):
+        client = Client(python.controller)
+        uuid = next(iter(client.engines().values())).encode()
+        client.mux.send_multipart([uuid, *client.frames("execute_request", {"code": "", "user_expressions": {"x": f"Deep({depth})"}})])
+        reply = receive(client.mux)
+        client.close()
+        assert (reply.content["status"], reply.content["ename"]) == ("error", "ValueError")
+    assert python.view.apply(there(lambda: 1)) == 1
+
+
+def test_cells_behind_one_that_fails_do_not_run(python: Python) -> None:
+    view = python.view
+    view["n"] = 0
+    other = ipp.Client(str(python.controller.client_file))
+    running = view.apply_async(sleep_long)
+    wait_for(lambda: running.stdout)
+    waiting = [view.execute(code, silent=False, block=False) for code in ("1 / 0", "n += 1")]
+    theirs, task = other[0].execute("n += 10", silent=False, block=False), view.apply_async(there(lambda: 5))
+    wait_for(lambda: python.rc.queue_status()[0]["queue"] == 5)
+    python.rc.send_signal("SIGINT", targets=0, block=True)
+    with pytest.raises(ipp.RemoteError, match="ZeroDivisionError"):
+        waiting[0].get(SOON_S)
+    with pytest.raises(ipp.error.TaskAborted):
+        waiting[1].get(SOON_S)
+    theirs.get(SOON_S)
+    assert (task.get(SOON_S), view["n"]) == (5, 10)
+    other.close()
+
+
+def test_signal_0_asks_whether_the_engine_lives(python: Python) -> None:
+    python.rc.send_signal(0, targets=0, block=True)
+    with pytest.raises(ipp.RemoteError, match="no signal"):
+        python.rc.send_signal(65, targets=0, block=True)
+
+
+def test_required_objects_travel_along(python: Python) -> None:
+    def double(x: int) -> int:
+        return 2 * x
+
+    task = ipp.require(required=there(double))(there(lambda x: required(x)))  # type: ignore[name-defined]  # noqa: F821
+    assert python.view.apply(task, 4) == 8
+
+
 def test_a_signal_interrupts_the_task_that_runs(python: Python) -> None:
     running = python.view.apply_async(sleep_long)
     wait_for(lambda: running.stdout)

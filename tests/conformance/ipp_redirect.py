@@ -5,6 +5,7 @@ A .pth file of the environment that ipp_suites.py makes imports this module. Lau
 Where the client is ours too, `ipyparallel` and what is below it is manyhands.parallel; only the tests themselves are theirs.
 """
 
+import builtins
 import faulthandler
 import importlib
 import importlib.machinery
@@ -20,6 +21,9 @@ COMMAND = "MANYHANDS_COMMAND"              # likewise: the path of `manyhands`
 PAIRINGS = {"A": ("controller",), "B": ("controller", "engine"), "C": ("controller", "engine", "client"), "stock": ()}
 OURS, THEIRS, TESTS = "manyhands.parallel", "ipyparallel", "ipyparallel.tests"
 
+# Where ours has no such module, tests start clusters with the stock one; it then comes from a second copy of the stock package.
+LAUNCHERS, COPY = ("ipyparallel.cluster", "ipyparallel.traitlets", "ipyparallel.engine.app"), "ipyparallel_stock"
+
 
 def replace_program(argv, ours):
     """Turn into the program of ours that stands for the stock one that argv starts, if there is one."""
@@ -32,7 +36,7 @@ def replace_program(argv, ours):
     if name in ("controller", "engine") and name in ours:
         python = [f"--python={sys.executable}"] if name == "engine" else []  # which has this module, as the one that is replaced
         os.execv(os.environ[COMMAND], ["manyhands", name, *python, *argv[at + 1:]])
-    if "client" in ours and not argv[at].startswith(TESTS):
+    if "client" in ours and not argv[at].startswith(TESTS) and importlib.util.find_spec(f"{OURS}.{name}"):
         os.execv(sys.executable, [*argv[:at], f"{OURS}.{name}", *argv[at + 1:]])
 
 
@@ -60,6 +64,8 @@ class _Finder:
     def find_spec(cls, name, path=None, target=None):
         if name == TESTS:
             return importlib.machinery.PathFinder.find_spec(name, [cls.stock])
+        if name == COPY:
+            return importlib.util.spec_from_file_location(name, os.path.join(cls.stock, "__init__.py"), submodule_search_locations=[cls.stock])
         if name != THEIRS and (not name.startswith(f"{THEIRS}.") or name.startswith(f"{TESTS}.")):
             return None
         ours = OURS + name[len(THEIRS):]
@@ -67,9 +73,22 @@ class _Finder:
             found = importlib.util.find_spec(ours)
         except ModuleNotFoundError:
             found = None
+        if found is None and name.startswith(LAUNCHERS):
+            ours = COPY + name[len(THEIRS):]
+            found = importlib.util.find_spec(ours)
         if found is None:
             raise ModuleNotFoundError(f"{name}: there is no {ours}", name=name)
         return importlib.machinery.ModuleSpec(name, _Loader(ours), is_package=found.submodule_search_locations is not None)
+
+
+_real_import = builtins.__import__
+
+
+def _import(name, globals=None, locals=None, fromlist=(), level=0):
+    # the copy of the stock package is one of its own
+    if not level and (name == THEIRS or name.startswith(f"{THEIRS}.")) and str((globals or {}).get("__name__")).startswith(COPY):
+        name = COPY + name[len(THEIRS):]
+    return _real_import(name, globals, locals, fromlist, level)
 
 
 def install():
@@ -84,3 +103,4 @@ def install():
         found = importlib.machinery.PathFinder.find_spec(THEIRS)
         _Finder.stock = found and found.submodule_search_locations[0]
         sys.meta_path.insert(0, _Finder)
+        builtins.__import__ = _import

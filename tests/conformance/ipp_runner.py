@@ -6,6 +6,7 @@ Standard input brings lines of names, the channel takes a line of JSON for each 
 
 import ctypes
 import faulthandler
+import importlib
 import importlib.machinery
 import json
 import os
@@ -80,9 +81,7 @@ def run(plugin, *arguments):
 
 def warm_engines():
     """Have each engine that a test adds run something at once, so that bounds of tests hold the cluster and not a first import."""
-    import ipyparallel
-    from ipyparallel import tests
-
+    ipyparallel, tests = importlib.import_module("ipyparallel"), importlib.import_module("ipyparallel.tests")
     add = tests.add_engines
 
     def add_warm(n=1, profile="iptest", total=False):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 import signal
 import sys
 from typing import Any, Mapping
 
-from ..serialize import serialize_object, unpack_apply_message
+from ..serialize import names, serialize_object, unpack_apply_message
 from . import datapub
 from .link import Kind, Link, dump_json
 from .shell import PlainShell
@@ -25,8 +27,7 @@ class Executor:
         self._streams = [Stream(name, self._print) for name in ("stdout", "stderr")]
         sys.stdout, sys.stderr = self._streams
         self._shell = _make_shell(settings)(self.publish, settings)
-        # what programs for stock engines import to publish data wants another shell
-        sys.modules.setdefault("ipyparallel.engine.datapub", datapub)
+        _answer_stock_imports()
 
     def publish(self, kind: str, content: Any, buffers: Any = ()) -> None:
         """Send output of the task that runs."""
@@ -48,7 +49,13 @@ class Executor:
             for stream in self._streams:
                 stream.flush()
             met = b"0" if content.get("ename") == "UnmetDependency" else b"1"
-            self._link.send(Kind.REPLY, [dump_json(content), met, *buffers])
+            self._link.send(Kind.REPLY, [self._dump(content), met, *buffers])
+
+    def _dump(self, content: dict[str, Any]) -> bytes:
+        try:
+            return dump_json(content)
+        except Exception as e:  # something in it can't be written, or is nested too deep
+            return dump_json(self._shell.describe(ValueError(f"what this request answers is no JSON: {type(e).__name__}: {e}")))
 
     def _answer(self, kind: Kind, frames: list[memoryview]) -> tuple[dict[str, Any], list[Any]]:
         # Interrupts reach a request, and nothing else: between requests they are ignored.
@@ -76,6 +83,16 @@ class Executor:
             return {"status": "ok"}
         reply: dict[str, Any] = self._shell.other(kind, content)
         return reply
+
+
+def _answer_stock_imports() -> None:
+    """Tasks of stock clients import parts of ipyparallel here. Those that know our classes are ours, whether or not it is installed."""
+    # what programs for stock engines import to publish data wants another shell
+    sys.modules.setdefault("ipyparallel.engine.datapub", datapub)
+    is_installed = importlib.util.find_spec("ipyparallel") is not None
+    for theirs, ours in names.OURS.items():
+        if not is_installed or theirs.startswith("ipyparallel.serialize."):
+            sys.modules.setdefault(theirs, importlib.import_module(ours))
 
 
 def _make_shell(settings: Mapping[str, Any]) -> Any:

@@ -43,10 +43,11 @@ def _plain(value: Any) -> Any:
 
 def dump_json(value: Any) -> bytes:
     """A JSON text; what JSON does not know becomes what is nearest to it."""
+    # not ensure_ascii: what is no text, half a surrogate pair, is to become a question mark
     try:
-        return json.dumps(value, default=_plain, allow_nan=False).encode("utf-8", "replace")
+        return json.dumps(value, default=_plain, allow_nan=False, ensure_ascii=False).encode("utf-8", "replace")
     except (ValueError, TypeError):
-        return json.dumps(_clean(value), default=_plain).encode("utf-8", "replace")
+        return json.dumps(_clean(value), default=_plain, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _clean(value: Any) -> Any:

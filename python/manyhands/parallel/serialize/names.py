@@ -20,7 +20,7 @@ __all__ = ["dumps", "loads", "resolve_module", "travels_as"]
 PROTOCOL = pickle.DEFAULT_PROTOCOL
 
 # Theirs -> ours. A name that ours lacks is looked up in theirs.
-_OURS = {
+OURS = {
     "ipyparallel.client.remotefunction": "manyhands.parallel.remotefunction",
     "ipyparallel.controller.dependency": "manyhands.parallel.dependency",
     "ipyparallel.error": "manyhands.parallel.error",
@@ -30,12 +30,12 @@ _OURS = {
     "ipyparallel.serialize.serialize": "manyhands.parallel.serialize.serialize",
     "ipyparallel.util": "manyhands.parallel.util",
 }
-_THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
+_THEIRS = {ours: theirs for theirs, ours in OURS.items()}
 
 
 def resolve_module(name: str) -> types.ModuleType:
     """The module of this name, or ours in its place."""
-    return import_module(_OURS.get(name, name))
+    return import_module(OURS.get(name, name))
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------
@@ -114,8 +114,8 @@ class _Reading:
     def find_class(self, module: str, name: str) -> Any:
         if module == "importlib" and name == "import_module":
             return _import_ours
-        if module in _OURS:
-            found = _find(import_module(_OURS[module]), name)
+        if module in OURS:
+            found = _find(import_module(OURS[module]), name)
             if found is not None:
                 return found
         return super().find_class(module, name)  # type: ignore[misc]
