@@ -121,9 +121,21 @@ static mh_err join_broadcast(mh_engine *e)
     return connect_to(e, e->shell, e->connection.broadcast[(uint64_t)e->id % e->connection.broadcast_count]);
 }
 
+/* Not before: a stock controller takes an engine up when it hears its heart for the first time after it registered. */
+static mh_err join_heartbeats(mh_engine *e)
+{
+    mh_err err = connect_to(e, e->pong, e->connection.hb_pong);
+    return err ? err : connect_to(e, e->ping, e->connection.hb_ping);
+}
+
 static void be_registered(mh_engine *e, int64_t id, int64_t period_ms)
 {
     bool is_first = e->id < 0;
+    mh_err err = is_first ? join_heartbeats(e) : MH_OK;
+    if (err) {
+        mh__at_engine_end(e, err);
+        return;
+    }
     if (!is_first && id != e->id)
         mh__at_engine_log(e, "the controller calls this engine %lld now", (long long)id);
     e->id = id;
@@ -226,8 +238,8 @@ static mh_err open_sockets(mh_engine *e)
         {&e->shell, MH__ROUTER, mh__at_engine_on_request, {e->connection.mux, e->connection.task}},
         {&e->control, MH__ROUTER, mh__at_engine_on_control, {e->connection.control}},
         {&e->iopub, MH__PUB, NULL, {e->connection.iopub}},
-        {&e->pong, MH__DEALER, NULL, {e->connection.hb_pong}},
-        {&e->ping, MH__SUB, on_ping, {e->connection.hb_ping}},
+        {&e->pong, MH__DEALER, NULL, {0}},
+        {&e->ping, MH__SUB, on_ping, {0}},
     };
     mh_err err = MH_OK;
     for (size_t i = 0; !err && i < sizeof wanted / sizeof wanted[0]; i++) {

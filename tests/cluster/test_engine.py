@@ -307,6 +307,15 @@ def test_signal_0_asks_whether_the_engine_lives(python: Python) -> None:
         python.rc.send_signal(65, targets=0, block=True)
 
 
+def test_the_way_of_pickling_can_be_changed_and_back(python: Python) -> None:
+    try:
+        python.view.use_cloudpickle()
+        assert python.view.apply(there(lambda: 1)) == 1
+    finally:
+        python.view.use_pickle()
+    assert python.view.apply(there(lambda: __import__("manyhands.parallel.serialize.serialize").parallel.serialize.serialize.pickle.__name__)) == "pickle"
+
+
 def test_required_objects_travel_along(python: Python) -> None:
     def double(x: int) -> int:
         return 2 * x

@@ -13,7 +13,7 @@ import types
 from types import FunctionType
 from typing import Any, Callable, Iterable
 
-from .names import resolve_module, travels_as
+from .names import OURS, resolve_module, travels_as
 
 __all__ = [
     "CannedArray", "CannedBuffer", "CannedBytes", "CannedCell", "CannedClass", "CannedFunction", "CannedMemoryView", "CannedObject",
@@ -117,6 +117,9 @@ class CannedFunction(CannedObject):
         """The function, in its module when that can be imported here by name, else with g as its globals."""
         if not self.module.startswith("__"):
             g = vars(resolve_module(self.module))
+            own = g.get(self.__name__)
+            if self.module in OURS and not self.closure and isinstance(own, FunctionType):
+                return own  # ipyparallel's function, whose body knows the inside of its own module
         g = {} if g is None else g
         defaults = tuple(uncan(value, g) for value in self.defaults) if self.defaults else None
         closure = tuple(uncan(cell, g) for cell in self.closure) if self.closure else None
