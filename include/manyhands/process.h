@@ -48,8 +48,8 @@ typedef struct mh_exit {
     int code;   /* exit code, 0 to 255, when no signal killed it */
     int signal; /* the signal that killed it, or 0 */
     bool core;  /* a core was dumped */
-    bool lost;  /* nobody could tell: its fork server died too (signal is then SIGKILL), or somebody else took the status, or
-                 * the program ignores SIGCHLD (code is then 255) */
+    bool lost;  /* nobody could tell: its fork server died too (signal is then SIGKILL, which kills its children; code is 255 for one
+                 * that was to survive), or somebody else took the status, or the program ignores SIGCHLD (code is then 255) */
 } mh_exit;
 
 /* One number, as Python counts: the exit code, or minus the signal. */
@@ -143,7 +143,7 @@ MH_API void mh_process_detach(mh_process **p);
  *
  * A process with one thread that forks children on request, so that nobody forks a process with threads. It is a fork of its
  * starter ("zygote": has all that the starter had in memory) or a program of its own. It ignores SIGINT, and ends when its starter
- * ends, stops it or hangs up; its children are killed (SIGKILL) when it ends, however it ends.
+ * ends, stops it or hangs up; its children are killed (SIGKILL) when it ends, however it ends, but for those that are to survive it.
  */
 
 /* What a forked child runs; the return value is its exit code. The message and the array are borrowed for the call; the
@@ -183,6 +183,9 @@ MH_API MH_NODISCARD mh_err mh_forkserver_fork(mh_forkserver *server, mh_bytes me
 /* The first half of it: only send the request, so that several run at once. errors: as above. */
 MH_API MH_NODISCARD mh_err mh_forkserver_post(mh_forkserver *server, mh_bytes message, const int *fds, size_t fd_count,
                                               mh_deadline until, mh_process **out);
+/* The same for a child that goes on when the server or its starter ends (as after mh_parent_survive, but from the beginning). */
+MH_API MH_NODISCARD mh_err mh_forkserver_post_surviving(mh_forkserver *server, mh_bytes message, const int *fds, size_t fd_count,
+                                                        mh_deadline until, mh_process **out);
 /* The second half: wait until a posted process has started (at once for any other). After an error other than TIMEOUT and
  * INTERRUPTED there is no child, and p can only be destroyed. mh_process_wait and mh_process_signal do this by themselves. */
 MH_API MH_NODISCARD mh_err mh_process_await_start(mh_process *p, mh_deadline until);

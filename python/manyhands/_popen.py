@@ -152,7 +152,6 @@ class ForkServerPopen(FreshPopen):
         from multiprocessing import popen_forkserver
 
         self.DupFd: Any = vars(popen_forkserver)["_DupFd"]
-        process_obj._outlives = not process_obj.daemon
         super().__init__(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:
@@ -162,7 +161,7 @@ class ForkServerPopen(FreshPopen):
     def _start(self, process_obj: Any, child_r: int) -> _core.Process:
         from . import forkserver
 
-        return forkserver.fork([child_r, resource_tracker.getfd(), *self._fds])
+        return forkserver.fork([child_r, resource_tracker.getfd(), *self._fds], not process_obj.daemon)
 
 
 def send(fd: int, data: memoryview) -> None:

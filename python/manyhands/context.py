@@ -82,8 +82,6 @@ class _Start:
         _core.shm_root(getattr(self, "_tree_root", 0))
         if method != "fork":
             _share_cores(self._cores)
-        if getattr(self, "_outlives", False):
-            _core.survive_parent()  # only daemons end with a killed parent; by the other methods they begin so
         return super()._bootstrap(parent_sentinel)  # type: ignore[misc, no-any-return]
 
     @staticmethod

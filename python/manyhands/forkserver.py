@@ -20,47 +20,56 @@ if TYPE_CHECKING:
 
 __all__ = ["connect_to_new_process", "ensure_running", "get_inherited_fds", "set_forkserver_preload"]
 
-_lock = threading.Lock()
-_server: _core.ForkServer | None = None
-_owner = 0
-_preload: list[str] = ["__main__"]
+
+class _ForkServer:
+    """The server of this process, and what it is to be like; under the standard library's private names where programs look for them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._server: _core.ForkServer | None = None
+        self._owner = 0
+        self._preload_modules = ["__main__"]
+
+    def set_forkserver_preload(self, modules_names: list[str]) -> None:
+        """Name modules that fork servers import before they fork; "__main__" is the program's."""
+        if not all(type(name) is str for name in modules_names):
+            raise TypeError("module_names must be a list of strings")
+        self._preload_modules = list(modules_names)
+
+    def ensure_running(self) -> _core.ForkServer:
+        """Start the server unless it runs. It is this process's own."""
+        with self._lock:
+            if self._server is None or self._owner != os.getpid():
+                self._server = self._start()
+                self._owner = os.getpid()
+            return self._server
+
+    def fork(self, fds: list[int], survive_parent: bool) -> _core.Process:
+        """A child of the server that goes on with these descriptors: first the pipe that brings its process object."""
+        try:
+            return self.ensure_running().fork(b"", fds, survive_parent=survive_parent)
+        except ValueError:  # closed: the server is gone, another does
+            self._server = None
+            return self.ensure_running().fork(b"", fds, survive_parent=survive_parent)
+
+    @property
+    def _forkserver_pid(self) -> int | None:
+        server = self._server
+        return server.pid if server is not None and self._owner == os.getpid() else None
+
+    def _start(self) -> _core.ForkServer:
+        data: dict[str, Any] = {}
+        if self._preload_modules:
+            wanted = {"main_path", "sys_path", "init_main_from_path", "init_main_from_name"}
+            data = {k: v for k, v in spawn.get_preparation_data("ignore").items() if k in wanted}
+        hexed = pickle.dumps((self._preload_modules, data)).hex()
+        return _core.ForkServer(interpreter_command("from manyhands.forkserver import _main; _main()", "{socket}", hexed))
 
 
-def set_forkserver_preload(modules_names: list[str]) -> None:
-    """Name modules that fork servers import before they fork; "__main__" is the program's."""
-    global _preload
-    if not all(type(name) is str for name in modules_names):
-        raise TypeError("module_names must be a list of strings")
-    _preload = list(modules_names)
-
-
-def _start() -> _core.ForkServer:
-    data: dict[str, Any] = {}
-    if _preload:
-        wanted = {"main_path", "sys_path", "init_main_from_path", "init_main_from_name"}
-        data = {k: v for k, v in spawn.get_preparation_data("ignore").items() if k in wanted}
-    hexed = pickle.dumps((_preload, data)).hex()
-    return _core.ForkServer(interpreter_command("from manyhands.forkserver import _main; _main()", "{socket}", hexed))
-
-
-def ensure_running() -> _core.ForkServer:
-    """Start the server unless it runs. It is this process's own."""
-    global _server, _owner
-    with _lock:
-        if _server is None or _owner != os.getpid():
-            _server = _start()
-            _owner = os.getpid()
-        return _server
-
-
-def fork(fds: list[int]) -> _core.Process:
-    """A child of the server that goes on with these descriptors: first the pipe that brings its process object."""
-    global _server
-    try:
-        return ensure_running().fork(b"", fds)
-    except ValueError:  # closed: the server is gone, another does
-        _server = None
-        return ensure_running().fork(b"", fds)
+_forkserver = _ForkServer()
+ensure_running = _forkserver.ensure_running
+set_forkserver_preload = _forkserver.set_forkserver_preload
+fork = _forkserver.fork
 
 
 def _main() -> None:

@@ -313,14 +313,16 @@ static void forkserver_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-static PyObject *forkserver_fork(PyObject *self, PyObject *args)
+static PyObject *forkserver_fork(PyObject *self, PyObject *args, PyObject *kwargs)
 {
+    static char *names[] = {"message", "fds", "survive_parent", NULL};
+    int survive = 0;
     Py_buffer message;
     PyObject *fd_list;
     int fds[FDS_MAX];
     size_t count = 0;
     mh_process *p = NULL;
-    if (!PyArg_ParseTuple(args, "y*O", &message, &fd_list))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*O|$p", names, &message, &fd_list, &survive))
         return NULL;
     if (!descriptors(fd_list, fds, &count)) {
         PyBuffer_Release(&message);
@@ -331,7 +333,7 @@ static PyObject *forkserver_fork(PyObject *self, PyObject *args)
     mh_forkserver *server = ((forkserver *)self)->server;
     do { /* a signal before the request was sent leaves no child: ask again unless its handler raised */
         Py_BEGIN_ALLOW_THREADS
-        err = mh_forkserver_post(server, (mh_bytes){message.buf, (size_t)message.len}, fds, count, until, &p);
+        err = (survive ? mh_forkserver_post_surviving : mh_forkserver_post)(server, (mh_bytes){message.buf, (size_t)message.len}, fds, count, until, &p);
         Py_END_ALLOW_THREADS
     } while (err == MH_ERR_INTERRUPTED && PyErr_CheckSignals() == 0);
     PyBuffer_Release(&message);
@@ -368,7 +370,8 @@ static PyObject *forkserver_pid(PyObject *self, void *unused)
 }
 
 static PyMethodDef forkserver_methods[] = {
-    {"fork", forkserver_fork, METH_VARARGS, "fork(message, fds): a child of the server that gets copies of both."},
+    {"fork", (PyCFunction)(void (*)(void))forkserver_fork, METH_VARARGS | METH_KEYWORDS,
+     "fork(message, fds, *, survive_parent=False): a child of the server that gets copies of both."},
     {"stop", forkserver_stop, METH_NOARGS, "stop(): ask the server to end, and its children with it."},
     {NULL, NULL, 0, NULL},
 };

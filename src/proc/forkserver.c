@@ -158,14 +158,14 @@ static mh_err pack_large(mh_bytes message, int *fd)
     return MH_OK;
 }
 
-static mh_err send_request(mh_forkserver *s, mh_bytes message, int *fds, size_t fd_count, mh_deadline until)
+static mh_err send_request(mh_forkserver *s, mh_bytes message, bool survives, int *fds, size_t fd_count, mh_deadline until)
 {
     bool large = message.size > MH__REQUEST_INLINE;
     size_t inline_size = large ? 0 : message.size;
     mh__request *request = mh__alloc(sizeof *request + inline_size);
     if (!request)
         return MH_ERR_NO_MEMORY;
-    *request = (mh__request){.magic = MH__FORKSERVER_MAGIC, .large = large, .size = message.size};
+    *request = (mh__request){.magic = MH__FORKSERVER_MAGIC, .large = large, .survives = survives, .size = message.size};
     if (inline_size)
         memcpy(request + 1, message.data, inline_size);
     mh_err err = large ? pack_large(message, &fds[1]) : MH_OK;
@@ -195,8 +195,8 @@ static mh_err check_request(const mh_forkserver *s, const int *fds, size_t fd_co
     return MH_OK;
 }
 
-mh_err mh_forkserver_post(mh_forkserver *server, mh_bytes message, const int *fds, size_t fd_count, mh_deadline until,
-                          mh_process **out)
+static mh_err post(mh_forkserver *server, mh_bytes message, bool survives, const int *fds, size_t fd_count, mh_deadline until,
+                   mh_process **out)
 {
     *out = NULL;
     int ends[2] = {-1, -1}, all[2 + MH_FORKSERVER_FDS_MAX];
@@ -209,18 +209,31 @@ mh_err mh_forkserver_post(mh_forkserver *server, mh_bytes message, const int *fd
     if (!err) {
         p->channel = ends[0];
         p->server = server;
+        p->survives = survives;
         mh__forkserver_retain(server);
         all[0] = ends[1];
         all[1] = -1;
         if (fd_count)
             memcpy(all + 2, fds, fd_count * sizeof *fds);
-        err = send_request(server, message, all, fd_count + 2, until);
+        err = send_request(server, message, survives, all, fd_count + 2, until);
     }
     mh__os_close(&ends[1]);
     if (err && p)
         mh__process_free(&p);
     *out = p;
     return err;
+}
+
+mh_err mh_forkserver_post(mh_forkserver *server, mh_bytes message, const int *fds, size_t fd_count, mh_deadline until,
+                          mh_process **out)
+{
+    return post(server, message, false, fds, fd_count, until, out);
+}
+
+mh_err mh_forkserver_post_surviving(mh_forkserver *server, mh_bytes message, const int *fds, size_t fd_count, mh_deadline until,
+                                    mh_process **out)
+{
+    return post(server, message, true, fds, fd_count, until, out);
 }
 
 mh_err mh_forkserver_fork(mh_forkserver *server, mh_bytes message, const int *fds, size_t fd_count, mh_deadline until,
@@ -264,7 +277,7 @@ static mh_err end_channel(mh_process *p)
         return fail_start(p, gone ? MH_ERR_CLOSED : MH_ERR_LIMIT, 0);
     }
     if (p->state == MH__PROCESS_RUNNING)
-        end(p, (mh_exit){.signal = SIGNAL_KILL, .lost = true});
+        end(p, p->survives ? (mh_exit){.code = MH__LOST_CODE, .lost = true} : (mh_exit){.signal = SIGNAL_KILL, .lost = true});
     return MH_OK;
 }
 

@@ -6,13 +6,14 @@
 
 #include <assert.h>
 
-#define MH__FORKSERVER_MAGIC UINT32_C(0x31736672) /* "rfs1": the version is the last character */
+#define MH__FORKSERVER_MAGIC UINT32_C(0x32736672) /* "rfs2": the version is the last character */
 #define MH__REQUEST_INLINE ((size_t)(64 * 1024))  /* longer messages come in a memfd */
 
 /* On the server's socket. Descriptors: the child's channel, the memfd of a large message, those for the child. The message follows. */
 typedef struct mh__request {
     uint32_t magic;
-    uint32_t large; /* 0 or 1 */
+    uint16_t large;    /* 0 or 1 */
+    uint16_t survives; /* 0 or 1: the child goes on when the server ends */
     uint64_t size;  /* of the message */
 } mh__request;
 static_assert(sizeof(mh__request) == 16, "the same in both processes");

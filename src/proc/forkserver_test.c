@@ -354,6 +354,37 @@ static void children_may_choose_to_survive(void **state)
     }
 }
 
+/* From the moment on that they are there, though they do nothing for it. */
+static void children_may_be_made_to_survive(void **state)
+{
+    (void)state;
+    for (size_t k = 0; k < MH__COUNT_OF(kinds); k++) {
+        mh_forkserver *s;
+        mh_process *p;
+        talk t;
+        assert_ok(mh_forkserver_start(&s, &kinds[k]));
+        talk_open(&t);
+        assert_ok(mh_forkserver_post_surviving(s, (mh_bytes){(char[]){ANSWER}, 1}, (int[]){t.to[0], t.from[1]}, 2, LONG_ENOUGH, &p));
+        assert_ok(mh_process_await_start(p, LONG_ENOUGH));
+        assert_int_equal(kill(mh_forkserver_pid(s), SIGKILL), 0);
+        mh__os_close(&t.to[0]);
+        mh__os_close(&t.from[1]);
+        assert_ok(mh__os_wait_readable(mh_forkserver_sentinel(s), LONG_ENOUGH));
+        assert_int_equal(hear(t.from[0]), 'a');
+        assert_true(mh_process_is_alive(p));
+        assert_err(mh_process_wait(p, MH_NOW, NULL), MH_ERR_TIMEOUT);
+        assert_int_equal(ask(&t, 'b'), 'c');
+        talk_close(&t);
+        mh_exit status;
+        assert_ok(mh_process_wait(p, LONG_ENOUGH, &status));
+        assert_true(status.lost && status.code == 255 && !status.signal);
+        mh_forkserver_destroy(&s);
+        mh_process_destroy(&p);
+        while (waitpid(-1, NULL, 0) > 0) /* orphans come to us */
+            ;
+    }
+}
+
 static void a_hung_server_is_killed(void **state)
 {
     (void)state;
@@ -795,6 +826,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(children_die_with_their_server),
         cmocka_unit_test(stopping_ends_the_children),
         cmocka_unit_test(children_may_choose_to_survive),
+        cmocka_unit_test(children_may_be_made_to_survive),
         cmocka_unit_test(a_hung_server_is_killed),
         cmocka_unit_test(late_children_are_killed),
         cmocka_unit_test(everything_dies_with_the_parent),

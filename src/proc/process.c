@@ -9,7 +9,7 @@
 #include "os/fd.h"
 #include "os/futex.h"
 
-enum { SIGNAL_KILL = 9, SIGNAL_TERMINATE = 15, LOST_CODE = 255 };
+enum { SIGNAL_KILL = 9, SIGNAL_TERMINATE = 15 };
 
 /* How long destroying waits for a killed process, and waiting for a fork server to say how one ended. */
 #define PATIENCE_NS MH_SECOND
@@ -321,7 +321,7 @@ static mh_err reap(mh_process *p)
         if (err == MH_OK)
             p->status = (mh_exit){.code = end.code, .signal = end.signal, .core = end.core};
         else if (err == MH_ERR_EXITED)
-            p->status = (mh_exit){.code = LOST_CODE, .lost = true};
+            p->status = (mh_exit){.code = MH__LOST_CODE, .lost = true};
         if (err == MH_OK || err == MH_ERR_EXITED) {
             p->state = MH__PROCESS_ENDED;
             err = MH_OK;

@@ -9,6 +9,8 @@
 
 #include <stdatomic.h>
 
+enum { MH__LOST_CODE = 255 }; /* exit code of who ended nobody knows how */
+
 typedef enum mh__process_state {
     MH__PROCESS_POSTED,  /* asked of a fork server, not answered yet */
     MH__PROCESS_RUNNING, /* or ended, and its status not taken yet */
@@ -22,7 +24,7 @@ struct mh_process {
     int channel;           /* to the server, which sends notes on it; -1 without one. Constant; who reads holds the lock */
     _Atomic int32_t pid;   /* -1 until it is known; then constant */
     _Atomic int pidfd;     /* the same */
-    bool survive_parent;   /* constant */
+    bool survives;         /* its fork server's end is not its own; constant */
 
     mh__lock *lock; /* guards what follows */
     mh__process_state state;

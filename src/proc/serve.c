@@ -16,7 +16,7 @@ typedef struct kid {
     mh__list node;
     int pidfd, channel;
     bool detached; /* the end of its channel means nothing */
-    _Atomic unsigned char *survives; /* shared with the kid, who sets it: do not kill it when all ends */
+    _Atomic unsigned char *survives; /* shared with the kid, who may set it: do not kill it when all ends */
 } kid;
 
 /* In a kid: its own, and what mh__os_fork_depth() is for it and not for its children. */
@@ -193,7 +193,7 @@ static mh_err receive_order(server *s, order *o)
         return err;
     if (err) /* TOO_LARGE: no descriptors left; its channel was closed, which tells the starter */
         return MH_ERR_EMPTY;
-    bool sound = size >= sizeof *r && r->magic == MH__FORKSERVER_MAGIC && r->large <= 1 && o->fd_count >= 1 + r->large &&
+    bool sound = size >= sizeof *r && r->magic == MH__FORKSERVER_MAGIC && r->large <= 1 && r->survives <= 1 && o->fd_count >= (size_t)1 + r->large &&
                  (r->large ? size == sizeof *r : size - sizeof *r == r->size);
     if (!sound) {
         close_order(o);
@@ -215,12 +215,16 @@ static mh_err watch_kid(server *s, kid *k)
 /* Fork the child that `o` asks for. Its channel belongs to the kid afterwards. */
 static mh_err fork_kid(server *s, order *o)
 {
-    mh__child_setup setup = {.keep_mask = true, .keep_handlers = true, .restore_interrupt = !s->child->ignore_interrupt};
+    mh__child_setup setup = {.keep_mask = true,
+                             .keep_handlers = true,
+                             .restore_interrupt = !s->child->ignore_interrupt,
+                             .survive_parent = s->request->survives};
     int32_t pid;
     bool in_child;
     kid *k = make_kid(o->fds[0]);
     if (!k)
         return MH_ERR_NO_MEMORY;
+    *k->survives = (unsigned char)s->request->survives;
     mh_err err = mh__fork(&setup, &pid, &k->pidfd, &in_child);
     if (err) {
         free_kid(k);
