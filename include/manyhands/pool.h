@@ -131,6 +131,7 @@ typedef struct mh_pool_options {
                                       * most 1,048,576); 0: none */
     uint32_t max_start_failures;     /* consecutive workers that end before taking a task until the pool is broken; 0: 16 */
     bool must_initialize;            /* one worker whose initialize fails breaks the pool at once */
+    bool on_demand;                  /* begin with one worker, and start another whenever there are more tasks than workers, up to `workers` */
 } mh_pool_options;
 
 typedef struct mh_submit_options {

@@ -167,6 +167,7 @@ _exiting = False
 class _ExecutorPool(Pool):
     _keeps_exits = True
     _must_initialize = True
+    _on_demand = True
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._unsized: weakref.WeakSet[Any] = weakref.WeakSet()  # iterators over what may have no end
@@ -247,6 +248,18 @@ class _Worker:
             os.close(descriptor)
 
 
+class _Ending:
+    """What a program finds that waits, by private names of the standard executor, until there is nothing left of one that was shut down."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def join(self) -> None:
+        self._pool.join()
+
+    join_thread = join
+
+
 # ---- the executor -----------------------------------------------------------------------------------------------------------
 
 
@@ -264,7 +277,8 @@ def _check_child_tasks(number: int | None, method: str) -> None:
 class ProcessPoolExecutor(_core.Executor, Executor):
     """Runs calls on worker processes; the interface of `concurrent.futures.ProcessPoolExecutor`.
 
-    max_workers          how many workers; default: the cores that this process may use. They start with the first call
+    max_workers          how many workers; default: the cores that this process may use. They start with the first call, those that do
+                         not fork when there are more calls than workers
     mp_context           how workers start: a context of `manyhands.get_context` or of `multiprocessing`
     initializer          called as initializer(*initargs) in each worker before its first call; when it fails, the executor is broken
     max_tasks_per_child  a worker is replaced after so many calls, which needs a start method other than fork; default: never
@@ -423,6 +437,12 @@ class ProcessPoolExecutor(_core.Executor, Executor):
     @property
     def _processes(self) -> dict[int, _Worker]:
         return {} if self._pool is None else {pid: _Worker(pid) for pid in self._pool._pids()}
+
+    @property
+    def _executor_manager_thread(self) -> _Ending | None:
+        return None if self._pool is None else _Ending(self._pool)
+
+    _call_queue = _executor_manager_thread
 
     def stats(self) -> dict[str, int]:
         """Counts of calls and workers, and the shared memory in use: see `Pool.stats`. Empty before the first call."""

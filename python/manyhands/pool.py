@@ -117,6 +117,7 @@ class Pool(_core.Pool):
 
     _keeps_exits = False  # what a task raises to end its program comes back as it is, not as TaskExited
     _must_initialize = False  # one initializer that fails breaks the pool
+    _on_demand = False  # workers that do not fork start when there is work for them
     _imports_main = True  # exec'ed workers import the program's main module
 
     def __init__(self, processes: int | None = None, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = (),
@@ -173,7 +174,8 @@ class Pool(_core.Pool):
         try:
             self._open(self._processes, _START[method], argv, prepare, _serial.Names(method == "fork"), max_tasks=max_tasks,
                        max_bytes=max_bytes, pin=pin, timeout=timeout, retries=retries, memory=memory,
-                       must_initialize=self._must_initialize, fds=self._start_fds, trace=trace)
+                       must_initialize=self._must_initialize, fds=self._start_fds, trace=trace,
+                       on_demand=self._on_demand and method != "fork")
         except BaseException:
             self._close_start_data()
             raise

@@ -17,6 +17,7 @@ __all__ = ["ensure_running", "register", "unregister"]
 
 _standard: Any = _module
 _resource_tracker: Any = _standard._resource_tracker
+ResourceTracker: Any = _standard.ResourceTracker
 _CLEANUP_FUNCS: Any = _standard._CLEANUP_FUNCS
 ensure_running = _standard.ensure_running
 getfd = _standard.getfd

@@ -279,13 +279,14 @@ static mh_err create(mhpy_pool *p, const mh_pool_options *options)
 static PyObject *open_pool(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"workers", "start", "argv", "prepare", "names", "max_tasks", "max_bytes", "pin", "timeout", "retries", "memory",
-                               "must_initialize", "fds", "trace", NULL};
+                               "must_initialize", "fds", "trace", "on_demand", NULL};
     mhpy_pool *p = (mhpy_pool *)self;
     Py_ssize_t workers, max_tasks = 0, max_bytes = 0, trace = 0;
-    int start, pin = 0, must_initialize = 0;
+    int start, pin = 0, must_initialize = 0, on_demand = 0;
     PyObject *argv_list, *prepare, *names, *timeout = NULL, *retries = NULL, *memory = NULL, *keep_argv = NULL, *fds = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "niOOO|$nnpOOOpOn", keywords, &workers, &start, &argv_list, &prepare, &names, &max_tasks,
-                                     &max_bytes, &pin, &timeout, &retries, &memory, &must_initialize, &fds, &trace))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "niOOO|$nnpOOOpOnp", keywords, &workers, &start, &argv_list, &prepare, &names, &max_tasks,
+                                     &max_bytes, &pin, &timeout, &retries, &memory, &must_initialize, &fds, &trace,
+                                     &on_demand))
         return NULL;
     if (p->pool) {
         PyErr_SetString(PyExc_RuntimeError, "the pool is open already");
@@ -310,7 +311,8 @@ static PyObject *open_pool(PyObject *self, PyObject *args, PyObject *kwargs)
     mh_pool_options options = {
         .workers = (size_t)workers, .start = (mh_start_method)start, .worker_argv = argv, .worker = mhpy_worker_options(prepare),
         .max_tasks_per_worker = (size_t)max_tasks, .max_worker_bytes = (size_t)max_bytes, .pin = pin,
-        .must_initialize = must_initialize, .worker_fds = pass, .worker_fd_count = pass_count, .trace_events = (size_t)trace};
+        .must_initialize = must_initialize, .worker_fds = pass, .worker_fd_count = pass_count, .trace_events = (size_t)trace,
+        .on_demand = on_demand};
     mh_err err = create(p, &options);
     PyMem_Free(argv);
     Py_XDECREF(keep_argv);

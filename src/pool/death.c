@@ -1,6 +1,7 @@
 /* What follows when a worker ends: its answers are taken, its other tasks given away, and its place filled again. */
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/number.h"
 #include "os/fd.h"
 #include "pool/pool.h"
 
@@ -202,14 +203,14 @@ void mh__hands_reap(mh_pool *pool)
 bool mh__wants_hands(const mh_pool *pool)
 {
     bool has_use = pool->state == MH__POOL_OPEN || (pool->state == MH__POOL_CLOSED && pool->live_count);
-    return pool->missing && has_use && !pool->is_broken;
+    return pool->options.workers - pool->missing < pool->wanted && has_use && !pool->is_broken;
 }
 
 void mh__hands_refill(mh_pool *pool)
 {
     if (!mh__wants_hands(pool) || pool->refill_ns > pool->now)
         return;
-    for (size_t i = 0; i < pool->options.workers && pool->missing; i++) {
+    for (size_t i = 0; i < pool->options.workers && mh__wants_hands(pool); i++) {
         if (pool->hands[i])
             continue;
         if (mh__hand_start(pool, i)) {
@@ -223,4 +224,15 @@ void mh__hands_refill(mh_pool *pool)
     }
     if (pool->unawaited)
         mh__keeper_ring(pool);
+}
+
+void mh__hands_meet_demand(mh_pool *pool)
+{
+    if (pool->live_count <= pool->wanted || pool->wanted == pool->options.workers)
+        return;
+    mh__drive(pool); /* workers do not say that they have finished: collect, and see how many tasks are left */
+    if (pool->live_count <= pool->wanted)
+        return;
+    pool->wanted = MH__MIN(pool->live_count, pool->options.workers);
+    mh__hands_refill(pool);
 }

@@ -177,7 +177,9 @@ static mh_err start_workers(mh_pool *pool)
     pool->now = mh_now();
     if (!err)
         mh_sched_tick(pool->sched, pool->now);
-    for (size_t i = 0; !err && i < pool->options.workers; i++)
+    pool->wanted = pool->options.on_demand ? 1 : pool->options.workers;
+    pool->missing = pool->options.workers - pool->wanted;
+    for (size_t i = 0; !err && i < pool->wanted; i++)
         err = mh__hand_start(pool, i);
     return err;
 }

@@ -148,6 +148,7 @@ struct mh_pool {
     mh__hand *given_up; /* threads that were too late, to be joined at the end */
     uint32_t start_failures; /* workers in a row that ended before they took a task */
     size_t missing;          /* places without a hand */
+    size_t wanted;           /* how many places are to have one; less than all while workers start on demand */
     int64_t refill_ns;       /* when to try again to start workers */
     size_t unawaited; /* hands that are not yet known to have started */
 
@@ -251,6 +252,7 @@ void mh__hand_stop(mh__hand *hand);    /* kill the process, or give the thread u
 void mh__hand_give_up(mh__hand *hand); /* a thread that can't be killed */
 bool mh__wants_hands(const mh_pool *pool);
 void mh__hands_refill(mh_pool *pool);  /* start a worker in each empty place, if any are wanted */
+void mh__hands_meet_demand(mh_pool *pool); /* want a worker for each task, as far as there are places */
 
 /* report.c */
 void mh__report_departed(mh__hand *hand); /* its counters, before its region goes */

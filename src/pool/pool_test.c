@@ -737,6 +737,49 @@ static void test_close_drains(void **state)
     }
 }
 
+static size_t count_workers(mh_pool *pool)
+{
+    size_t count = 0;
+    mh_pool_pids(pool, NULL, &count);
+    return count;
+}
+
+/* One worker while one does; another for each task that has to wait; never more than there may be; one that dies is replaced. */
+static void test_on_demand(void **state)
+{
+    (void)state;
+    enum { WORKERS = 3, TASKS = 5 };
+    mh_pool *pool = NULL;
+    mh_future *f[TASKS];
+    int pipes[2];
+    assert_int_equal(pipe(pipes), 0);
+    assert_ok(mh_pool_create(&pool, &(mh_pool_options){.run = do_job, .workers = WORKERS, .on_demand = true}));
+    for (int i = 0; i < 3; i++) {
+        check_square(pool, i);
+        assert_int_equal(count_workers(pool), 1);
+    }
+    for (size_t i = 0; i < TASKS; i++) {
+        f[i] = submit(pool, (job){.what = 'w', .value = pipes[0]}, NULL);
+        assert_int_equal(count_workers(pool), i < WORKERS ? i + 1 : WORKERS);
+    }
+    assert_int_equal(write(pipes[1], "12345", TASKS), TASKS);
+    for (size_t i = 0; i < TASKS; i++) {
+        mh_result result = result_of(f[i]);
+        assert_ok(result.err);
+        mh_result_release(&result);
+        mh_future_release(&f[i]);
+    }
+    mh_future *killed = submit(pool, (job){.what = 'k', .until = 1}, NULL);
+    mh_result result = result_of(killed);
+    assert_err(result.err, MH_ERR_WORKER_LOST);
+    mh_result_release(&result);
+    mh_future_release(&killed);
+    check_square(pool, 7);
+    end_pool(&pool);
+    close(pipes[0]);
+    close(pipes[1]);
+}
+
 static void test_terminate(void **state)
 {
     (void)state;
@@ -1023,6 +1066,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_stream_cancel_and_destroy),
         cmocka_unit_test(test_stream_on_result),
         cmocka_unit_test(test_close_drains),
+        cmocka_unit_test(test_on_demand),
         cmocka_unit_test(test_terminate),
         cmocka_unit_test(test_initialize_and_finalize),
         cmocka_unit_test(test_must_initialize),

@@ -108,6 +108,7 @@ mh_err mh__submit(mh_pool *pool, mh_bytes task, uint16_t flags, const mh_submit_
 void mh__after_submit(mh_pool *pool)
 {
     pool->now = mh_now();
+    mh__hands_meet_demand(pool);
     mh__dispatch(pool);
     /* when workers are full, collect at once, so that nobody need be woken for it, and then now and then, many at a time */
     if (pool->live_count <= pool->assigned_count)

@@ -314,7 +314,7 @@ def test_contexts(method, library):
     context = library.get_context(method)
     with ProcessPoolExecutor(2, context) as executor:
         assert executor.submit(os.getpid).result() in executor._processes
-        assert len(executor._processes) == 2 == executor._max_workers
+        assert len(executor._processes) == (2 if method == "fork" else 1) and executor._max_workers == 2  # others start on demand
 
 
 def test_how_workers_start_is_settled_when_they_do():
@@ -481,7 +481,7 @@ def test_an_initializer_may_get_a_queue(method):
     queue = context.SimpleQueue()
     with ProcessPoolExecutor(2, context, tell, (queue,)) as executor:
         first = executor.submit(os.getpid).result()
-        told = {queue.get(), queue.get()}
+        told = {queue.get() for _ in executor._processes}
         assert first in told and told == set(executor._processes)
         os.kill(first, signal.SIGKILL)
         assert queue.get() not in told  # workers to come have it too
