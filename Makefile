@@ -32,7 +32,7 @@ examples: build ## the examples and applications in C in build/examples/, with w
 check: ## build, and run every test that ends within minutes; the last line is the summary
 	@tools/check.sh
 
-check-long: ## the same and the long tests: a million tasks, models, sanitizers, fuzzing
+check-long: ## the same and the long tests: a million tasks, valgrind, fuzzing
 	@tools/check.sh long
 
 check-fresh: ## `make demo` and `make check` on a fresh Debian 12 (as root)

@@ -28,10 +28,6 @@ build() {
         make --no-print-directory build
 }
 
-python_tests() {
-    .venv/bin/python -m pytest -q --junit-xml="$results/pytest.xml" --ignore=tests/conformance --ignore=tests/cluster "$@"
-}
-
 # Apart from the others: stock clients leave threads behind, and a program with threads starts processes in another way.
 cluster_tests() {
     .venv/bin/python -m pytest -q --junit-xml="$results/cluster.xml" tests/cluster "$@"
@@ -48,14 +44,14 @@ if stage "build" build; then
     stage "layers" .venv/bin/python tools/check_layers.py
     if [ "$mode" = short ]; then
         stage "C tests" tools/c_tests.sh build "$results/c.json" --no-suite long
-        stage "Python tests" python_tests -m "not long"
+        stage "Python tests" tools/python_tests.sh "$results" -m "not long"
         stage "cluster" cluster_tests -m "not long"
         stage "conformance" conformance -m "not long"
         stage "other Pythons" tools/versions.sh short
         stage "sanitizers" tools/sanitize.sh "$results"
     else
         stage "C tests" tools/c_tests.sh build "$results/c.json"
-        stage "Python tests" python_tests
+        stage "Python tests" tools/python_tests.sh "$results"
         stage "cluster" cluster_tests
         stage "conformance" conformance
         stage "other Pythons" tools/versions.sh

@@ -12,7 +12,8 @@ fixed_addresses=
 if setarch -R true 2>/dev/null; then fixed_addresses="setarch -R"; fi
 
 run() {
-    tools/configure.sh "build-$1" -Dtests=true "-Db_sanitize=$2" -Db_lundef=false &&
+    # less optimized, for what the sanitizers add makes compiling slow
+    tools/configure.sh "build-$1" -Dtests=true "-Db_sanitize=$2" -Db_lundef=false -Doptimization=1 &&
         ninja -C "build-$1" -j "$jobs" &&
         $fixed_addresses tools/c_tests.sh "build-$1" "${results:-build-$1}/$1.json" --suite unit --timeout-multiplier 5 ||
         failed=1

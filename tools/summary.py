@@ -25,7 +25,7 @@ from pathlib import Path
 # Which reports a stage of tools/check.sh leaves; the other stages leave none.
 REPORTS = {
     "C tests": ["c.json"],
-    "Python tests": ["pytest.xml"],
+    "Python tests": ["shared.xml", "others.xml"],
     "cluster": ["cluster.xml"],
     "conformance": ["conformance.xml"],
     "sanitizers": ["asan.json", "tsan.json"],

@@ -74,7 +74,12 @@ def test_17_a_killed_group_leaves_nothing(method, tmp_path):
     program.write_text(textwrap.dedent("""
         import sys, time, manyhands
         from manyhands.shared_memory import SharedMemory, ShareableList
-        def hold(sender):
+        def hold(sender, lock, event, condition, barrier, queue, values):
+            lock.acquire()
+            event.set()
+            with condition:
+                condition.notify()
+            queue.put(values[0] + barrier.parties)
             memory = SharedMemory(create=True, size=100)
             named = SharedMemory(f"mh-hang-{memory.name[-8:]}", create=True, size=100)
             sender.send((memory.name, named.name))
@@ -85,9 +90,12 @@ def test_17_a_killed_group_leaves_nothing(method, tmp_path):
             shared = ShareableList([1, 2, 3])
             pool = context.Pool(2)
             manager = context.Manager()
-            processes = [context.Process(target=hold, args=(sender,)) for _ in range(2)]
+            objects = (context.Semaphore(2), context.Event(), context.Condition(), context.Barrier(3), context.JoinableQueue(), context.Array("d", 9))
+            more = [getattr(context, kind)() for kind in ("Lock", "RLock", "BoundedSemaphore", "Queue", "SimpleQueue")]
+            processes = [context.Process(target=hold, args=(sender, *objects)) for _ in range(2)]
             for p in processes:
                 p.start()
+            assert [objects[4].get(), objects[4].get()] == [3, 3] and objects[1].is_set()
             print(shared.shm.name, *[name for _ in processes for name in receiver.recv()], flush=True)
             time.sleep(1000)
     """))

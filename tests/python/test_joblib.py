@@ -207,7 +207,7 @@ def test_exceptions():
         Parallel()(delayed(fail)(n) for n in range(3))
     assert "raise Odd(x)" in str(caught.value.__cause__)
     with Parallel(n_jobs=2) as parallel:
-        for _ in range(10):
+        for _ in range(3):
             with pytest.raises(Odd):
                 parallel(delayed(fail)(n) for n in range(3))
             assert parallel(delayed(abs)(n) for n in range(3)) == [0, 1, 2]  # it can be used on, and nothing is left of the call

@@ -56,7 +56,7 @@ TABLE = [
         ["failed: base/a_test: FAIL status 1 SUMMARY: leak"]),
     ("1 sanitizers\n", {"asan.json": meson("OK", "1..1\nok 1 - a\n"), "tsan.json": meson("FAIL", status=66)},
         "1 passed, 1 failed, 0 skipped", ["failed: base/a_test (tsan): FAIL status 66"]),
-    ("1 Python tests\n", {"pytest.xml": PYTEST}, "1 passed, 2 failed, 1 skipped", [
+    ("1 Python tests\n", {"shared.xml": PYTEST}, "1 passed, 2 failed, 1 skipped", [
         "skipped: tests.a.test_left: needs gdb", "failed: tests.a.test_bad: assert 1 == 2",
         "failed: tests.a.test_teardown: fixture"]),
     # a stage that dies without a report, beside one that explains itself
