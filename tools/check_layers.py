@@ -50,7 +50,7 @@ PURE = {"sched", "wire"}
 COMPILER = re.compile(r"(?:x86|imm|emm|smm|nmm)intrin\.h|cpuid\.h|arm_acle\.h|arm_neon\.h")
 # Libraries, each with the only place that may know it.
 LIBRARIES = {
-    "zmq": "net", "zmq_utils": "net", "nettle": "net", "sqlite3": "cluster", "hwloc": "os",
+    "zmq": "net", "zmq_utils": "net", "nettle": "net", "sqlite3": "cluster", "libpq-fe": "cluster", "hwloc": "os",
     "Python": "python", "structmember": "python", "marshal": "python", "pythread": "python",
 }
 

@@ -188,6 +188,10 @@ MH_API MH_NODISCARD mh_err mh_sched_started(mh_sched *s, mh_sched_worker worker,
  * NO_MEMORY REFUSED only: nothing changed, report it again. */
 MH_API MH_NODISCARD mh_err mh_sched_result(mh_sched *s, mh_sched_worker worker, mh_sched_task task, uint32_t epoch,
                                            mh_sched_outcome outcome, int64_t duration_ns);
+/* A task that waits for a worker is at this one already, as a driver that was started again finds: that counts as its assignment,
+ * even where the worker has more than it may hold or is no target of the task. *epoch is that of the attempt.
+ * errors: NOT_FOUND the task or the worker; INVALID it does not wait for a worker. */
+MH_API MH_NODISCARD mh_err mh_sched_adopt(mh_sched *s, mh_sched_worker worker, mh_sched_task task, uint32_t *epoch);
 /* The answer to REVOKE: `taken` when it had not started and now never will; false when it started or ended. Without a
  * REVOKE, true gives an assignment back. errors: NOT_FOUND that attempt is over (nothing changed). */
 MH_API MH_NODISCARD mh_err mh_sched_revoked(mh_sched *s, mh_sched_worker worker, mh_sched_task task, uint32_t epoch,

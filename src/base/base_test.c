@@ -1,4 +1,5 @@
 /* Errors, buffers, the allocation hook, and the small containers. */
+#include "base/crc.h"
 #include "base/error.h"
 #include "base/list.h"
 #include "base/memory.h"
@@ -188,6 +189,20 @@ static void numbers_round(void **state)
     assert_true(mh__splitmix(&a) != mh__splitmix(&a));
 }
 
+static void checksums_are_those_that_everybody_has(void **state)
+{
+    (void)state;
+    uint8_t bytes[64] = {0};
+    assert_int_equal(mh__crc32c(0, "123456789", 9), 0xe3069283); /* the check value of the catalogue of CRCs */
+    assert_int_equal(mh__crc32c(0, "", 0), 0);
+    assert_int_equal(mh__crc32c(0, bytes, 32), 0x8a9136aa); /* RFC 3720, B.4 */
+    for (size_t cut = 0; cut <= sizeof bytes; cut++) { /* in parts as in one */
+        bytes[cut % sizeof bytes] = (uint8_t)(cut * 7 + 1);
+        uint32_t crc = mh__crc32c(mh__crc32c(0, bytes, cut), bytes + cut, sizeof bytes - cut);
+        assert_int_equal(crc, mh__crc32c(0, bytes, sizeof bytes));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -199,6 +214,7 @@ int main(void)
         cmocka_unit_test(overflowing_sizes_are_refused),
         cmocka_unit_test(a_list_keeps_order_and_gives_back),
         cmocka_unit_test(numbers_round),
+        cmocka_unit_test(checksums_are_those_that_everybody_has),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

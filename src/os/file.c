@@ -154,6 +154,36 @@ static mh_err read_file(mh_buf **out, const char *path, unsigned forbidden, size
 mh_err mh__os_file_read_private(mh_buf **out, const char *path, size_t size_max) { return read_file(out, path, 077, size_max); }
 mh_err mh__os_file_read_own(mh_buf **out, const char *path, size_t size_max) { return read_file(out, path, 002, size_max); }
 
+mh_err mh__os_file_claim_private(const char *path, bool *is_new)
+{
+    size_t size;
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    *is_new = fd >= 0;
+    if (fd < 0 && errno == EEXIST)
+        fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return errno == ELOOP ? mh__fail(MH_ERR_PERMISSION, "%s is a link", path) : mh__fail_os(errno, "opening %s", path);
+    mh_err err = check_file(fd, path, 077, SIZE_MAX, &size);
+    mh__os_close(&fd);
+    return err;
+}
+
+mh_err mh__os_file_open_to_sync(int *out, const char *path)
+{
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return mh__fail_os(errno, "opening %s", path);
+    *out = fd;
+    return MH_OK;
+}
+
+mh_err mh__os_file_sync(int fd) { return fdatasync(fd) < 0 ? mh__fail_os(errno, "fdatasync") : MH_OK; }
+
+mh_err mh__os_file_rename(const char *from, const char *to)
+{
+    return rename(from, to) < 0 ? mh__fail_os(errno, "renaming %s to %s", from, to) : MH_OK;
+}
+
 mh_err mh__os_file_unlink(const char *path)
 {
     return unlink(path) < 0 && errno != ENOENT ? mh__fail_os(errno, "removing %s", path) : MH_OK;

@@ -18,6 +18,15 @@ mh_err mh__os_file_read_private(mh_buf **out, const char *path, size_t size_max)
 mh_err mh__os_file_read_own(mh_buf **out, const char *path, size_t size_max);
 /* The path of the running program. errors: TOO_LARGE it does not fit; those of readlink. */
 mh_err mh__os_program_path(char *out, size_t capacity);
+/* Make sure that a file which others will open by its name is private: create it empty with mode 0600, or check the one that is there.
+ * *is_new tells which. errors: PERMISSION as above; of the system. */
+mh_err mh__os_file_claim_private(const char *path, bool *is_new);
+/* A descriptor for mh__os_file_sync alone. */
+mh_err mh__os_file_open_to_sync(int *out, const char *path);
+/* Bring what was written to this file to the disk. errors: of fdatasync, after which nothing that it held can be relied on. */
+mh_err mh__os_file_sync(int fd);
+/* Give a file another name, replacing what has it. errors: NOT_FOUND; of the system. */
+mh_err mh__os_file_rename(const char *from, const char *to);
 /* "<folder of the running program>/<name>". errors: TOO_LARGE it does not fit; those of readlink. */
 mh_err mh__os_path_beside_program(const char *name, char *out, size_t capacity);
 /* Put the working folder before a path that is not absolute, and take a slash off its end. errors: INVALID it does not fit. */

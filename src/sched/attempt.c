@@ -253,6 +253,20 @@ mh_err mh_sched_revoked(mh_sched *s, mh_sched_worker worker, mh_sched_task task,
     return MH_OK;
 }
 
+mh_err mh_sched_adopt(mh_sched *s, mh_sched_worker worker, mh_sched_task task, uint32_t *epoch)
+{
+    uint32_t ti = mh__sched_find_task(s, task), wi = mh__sched_find_worker(s, worker);
+    mh_sched_action begun;
+    if (ti == MH__NONE || wi == MH__NONE)
+        return mh__fail(MH_ERR_NOT_FOUND, "no such task or worker to bring together");
+    if (mh__task_at(s, ti)->state != MH__TASK_PENDING || mh__worker_at(s, wi)->state != MH__WORKER_ALIVE)
+        return mh__fail(MH_ERR_INVALID, "the task does not wait for a worker, or the worker is being killed");
+    mh__task_leave_pending(s, ti);
+    mh__attempt_begin(s, ti, wi, &begun);
+    *epoch = begun.epoch;
+    return MH_OK;
+}
+
 void mh__attempt_overdue(mh_sched *s, uint32_t ti)
 {
     mh__task *t = mh__task_at(s, ti);

@@ -120,6 +120,14 @@ static void about_task(fuzz *f, uint32_t kind)
     require(err == MH_OK || err == MH_ERR_NOT_FOUND || err == MH_ERR_INVALID);
 }
 
+static void adopt(fuzz *f)
+{
+    uint32_t i = byte(&f->in) % HANDLES;
+    mh_sched_worker worker = any_worker(f);
+    if (mh_sched_adopt(f->s, worker, f->tasks[i], &f->epochs[i]) == MH_OK)
+        f->holders[i] = worker;
+}
+
 static void one_event(fuzz *f)
 {
     uint32_t kind = byte(&f->in) % 16;
@@ -134,6 +142,8 @@ static void one_event(fuzz *f)
         about_task(f, kind - 7 > 3 ? 1 : kind - 7);
     else if (kind == 13)
         err = mh_sched_worker_leave(f->s, any_worker(f), (mh_sched_cause)(byte(&f->in) % 4), f->tasks[byte(&f->in) % HANDLES]);
+    else if (kind == 14 && byte(&f->in) % 2)
+        adopt(f);
     else if (kind == 14)
         err = mh_sched_worker_resize(f->s, any_worker(f), byte(&f->in) % 4);
     else if (byte(&f->in) % 8 == 0)

@@ -258,6 +258,44 @@ static void test_old_epoch_is_fenced(void **state)
 
 /* ---- time ------------------------------------------------------------------------------------ */
 
+static void test_a_task_that_is_at_a_worker_already_is_adopted(void **state)
+{
+    (void)state;
+    bench *b = open_bench(NULL, 2, 1);
+    mh_sched_worker targets[] = {b->w[1]};
+    uint32_t epoch = 0;
+    submit(b, 0, PLAIN);
+    submit(b, 1, (mh_sched_submit_options){.targets = targets, .target_count = 1, .lost_retries = 1});
+    submit(b, 2, PLAIN);
+    submit(b, 3, (mh_sched_submit_options){.after = {.items = &(mh_sched_dependency){.task = b->t[2]}, .count = 1}});
+    assert_ok(mh_sched_adopt(b->s, b->w[0], b->t[1], &epoch)); /* although no target */
+    assert_int_equal(epoch, 1);
+    assert_ok(mh_sched_adopt(b->s, b->w[0], b->t[2], &epoch)); /* although it holds as many as it may */
+    valid(b);
+    assert_err(mh_sched_adopt(b->s, b->w[1], b->t[2], &epoch), MH_ERR_INVALID); /* is somewhere */
+    assert_err(mh_sched_adopt(b->s, b->w[1], b->t[3], &epoch), MH_ERR_INVALID); /* waits for another */
+    assert_err(mh_sched_adopt(b->s, b->w[1], no_task, &epoch), MH_ERR_NOT_FOUND);
+    assert_err(mh_sched_adopt(b->s, (mh_sched_worker){7, 7}, b->t[0], &epoch), MH_ERR_NOT_FOUND);
+    drain(b);
+    assert_int_equal(b->log_count, 1); /* nothing is told twice: only task 0 is given to a worker */
+    assert_int_equal(b->at[0].worker.index, b->w[1].index);
+    assert_ok(mh_sched_worker_leave(b->s, b->w[0], MH_SCHED_DIED, b->t[1])); /* as if it had been assigned */
+    assert_ok(answer(b, 0, MH_SCHED_OK));
+    drain(b);
+    assert_int_equal(b->at[1].epoch, 2);
+    assert_int_equal(b->at[1].attempts, 2);
+    assert_ok(answer(b, 1, MH_SCHED_OK));
+    drain(b);
+    assert_int_equal(b->at[2].attempts, 1); /* it did not run there */
+    assert_ok(answer(b, 2, MH_SCHED_OK));
+    drain(b);
+    assert_ok(answer(b, 3, MH_SCHED_OK));
+    drain(b);
+    for (size_t i = 0; i < 4; i++)
+        assert_int_equal(b->done[i].outcome, MH_SCHED_OK);
+    close_bench(b);
+}
+
 static void test_late_task_has_its_worker_killed(void **state)
 {
     (void)state;
@@ -855,6 +893,7 @@ int main(void)
         cmocka_unit_test(test_budgets),
         cmocka_unit_test(test_dead_worker_loses_only_what_ran),
         cmocka_unit_test(test_old_epoch_is_fenced),
+        cmocka_unit_test(test_a_task_that_is_at_a_worker_already_is_adopted),
         cmocka_unit_test(test_late_task_has_its_worker_killed),
         cmocka_unit_test(test_answer_just_in_time_saves_the_worker),
         cmocka_unit_test(test_wait_expires),
