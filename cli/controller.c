@@ -142,10 +142,16 @@ static bool set_history(settings *s, const char *value)
     return true;
 }
 
+/* As the stock controller names them, and ours. */
 static bool set_database(settings *s, const char *value)
 {
+    static const char url[] = "postgresql://";
     s->o.no_history = strstr(value, "NoDB") || !strcmp(value, "nodb");
-    return s->o.no_history || strstr(value, "DictDB") || !strcmp(value, "dictdb");
+    s->o.database = strstr(value, "DictDB") || !strcmp(value, "dictdb") || !strcmp(value, "memory") ? "memory" : "sqlite";
+    if (!strncmp(value, url, sizeof url - 1))
+        s->o.database = value;
+    return s->o.no_history || strcmp(s->o.database, "sqlite") != 0 || strstr(value, "SQLiteDB") || !strcmp(value, "sqlitedb") ||
+           !strcmp(value, "sqlite");
 }
 
 static bool set_curve(settings *s, const char *value) { return parse_switch(value, &s->o.curve); }
@@ -179,6 +185,8 @@ static const option_row with_value[] = {
     {"ssh", "IPController.ssh_server", set_ssh, "SERVER           through which clients tunnel", NULL},
     {"enginessh", "IPController.engine_ssh_server", set_engine_ssh, "SERVER     through which engines tunnel", NULL},
     {"log-level", "Application.log_level", set_level, "N          10 debug, 20 info, 30 warnings, 40 errors", "10 20 30 40"},
+    {"database", "IPController.db_class", set_database,
+     "WHERE       sqlite (the default, in the folder security), memory, or postgresql://USER@HOST/NAME", "sqlite memory"},
     {"db", "IPController.db_class", set_database, "", NULL},
     {"curve", "IPController.enable_curve", set_curve, "", NULL},
     {"reuse-files", "IPController.reuse_files", set_reuse, "", NULL},
@@ -186,7 +194,8 @@ static const option_row with_value[] = {
 enum { WITH_VALUE = sizeof with_value / sizeof with_value[0] };
 
 static void flag_nodb(settings *s) { s->o.no_history = true; }
-static void flag_dictdb(settings *s) { s->o.no_history = false; }
+static void flag_dictdb(settings *s) { s->o.no_history = false, s->o.database = "memory"; }
+static void flag_sqlitedb(settings *s) { s->o.no_history = false, s->o.database = "sqlite"; }
 static void flag_reuse(settings *s) { s->o.reuse = true; }
 static void flag_curve(settings *s) { s->o.curve = true; }
 static void flag_debug(settings *s) { s->o.level = MH_LOG_DEBUG; }
@@ -201,11 +210,11 @@ static const struct {
     const char *help;
 } flags[] = {
     {"--enable-curve", flag_curve, "encrypt all connections"},
-    {"--reuse", flag_reuse, "keep key, ports and engines of the last time"},
+    {"--reuse", flag_reuse, "keep key and ports of the last time, and go on with its engines and tasks"},
     {"--restore", flag_reuse, "the same"},
-    {"--dictdb", flag_dictdb, "remember ended tasks in memory (the default)"},
-    {"--sqlitedb", flag_dictdb, "for now, the same"},
-    {"--nodb", flag_nodb, "forget tasks when they have ended"},
+    {"--dictdb", flag_dictdb, "--database=memory: tasks are lost when this process dies"},
+    {"--sqlitedb", flag_sqlitedb, "--database=sqlite"},
+    {"--nodb", flag_nodb, "in memory, and forget tasks when they have ended"},
     {"--debug", flag_debug, "the same as --log-level=10"},
     {"--quiet", flag_quiet, ""},
     {"--init", flag_nothing, ""},

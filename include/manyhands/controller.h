@@ -37,13 +37,17 @@ typedef struct mh_controller_options {
     bool curve;                 /* encrypt everything; messages are then not signed besides */
     const char *curve_secret;   /* with curve: the key to use (Z85); NULL: a new one */
     const char *key;            /* of the signatures; NULL: a new one of 256 bits */
-    bool reuse;                 /* take key and ports from connection files that are there, and leave them when it ends */
+    bool reuse;                 /* take key and ports from connection files that are there, and leave them when it ends; go on with
+                                   the tasks and engines of the controller that ended */
     mh_sched_policy policy;
     bool high_water_set;        /* else 1 */
     uint32_t high_water;        /* tasks that an engine holds at most; 0: no limit */
     int64_t ping_ns;            /* between heartbeats; 0: 3 s */
     uint32_t pings_missed;      /* an engine that misses more in a row is given up; 0: 10 */
-    bool no_history;            /* forget tasks as soon as they have ended */
+    const char *database;       /* where accepted tasks and their results are written down: NULL or "sqlite": in a file beside the
+                                   connection files; "memory": nowhere; a URL that begins with postgresql://: in that database (a
+                                   password in it is refused: libpq takes it from the environment, a password or a service file) */
+    bool no_history;            /* forget tasks as soon as they have ended; nothing is written down then */
     size_t history_count;       /* ended tasks to remember; 0: 1,024 */
     size_t history_bytes;       /* and bytes of their messages; 0: 64 MiB */
     bool leave_signals;         /* don't touch SIGINT, SIGTERM and SIGHUP; else they are blocked in this thread, and stop it */
@@ -53,7 +57,8 @@ typedef struct mh_controller_options {
 } mh_controller_options;
 
 /* Bind every socket and write the connection files. errors: INVALID names the option; PERMISSION the address is not loopback
- * and `curve` is off, or a folder is somebody else's; EXISTS a port is taken; UNSUPPORTED; NO_MEMORY; SYSTEM. */
+ * and `curve` is off, or a folder is somebody else's; EXISTS a port is taken; CORRUPT the task log or a connection file is
+ * damaged: a damaged log has been set aside, under a name that the detail tells; TIMEOUT the log is in use; UNSUPPORTED; NO_MEMORY; SYSTEM. */
 MH_API MH_NODISCARD mh_err mh_controller_create(mh_controller **out, const mh_controller_options *options);
 /* Serve until told to stop. errors: SYSTEM; NO_MEMORY. threads: the one that created it. */
 MH_API MH_NODISCARD mh_err mh_controller_run(mh_controller *c);
@@ -65,6 +70,7 @@ MH_API void mh_controller_destroy(mh_controller **c);
 typedef struct mh_controller_stats {
     size_t engines, tasks_live, records, record_bytes, held_bytes;
     uint64_t messages, refused, replayed, dropped; /* received; badly signed or shaped; seen before; undeliverable */
+    uint64_t late;                                 /* of those dropped: answers of attempts that were over */
 } mh_controller_stats;
 MH_API void mh_controller_stats_read(const mh_controller *c, mh_controller_stats *out);
 

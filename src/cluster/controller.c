@@ -48,14 +48,17 @@ void mh__controller_fail(mh_controller *c, mh_err err)
 
 /* All four frames are JSON. The signature is over their sum, so a copy whose bytes were moved over a boundary has the right one; but
  * four JSON texts can be cut in one way only. It must be stopped before its signature is remembered, or it would keep out the original. */
-static mh_err check_frames(const mh__message *m)
+static mh_err check_frames(mh__incoming *in)
 {
-    const mh_bytes *frames[] = {&m->parent, &m->metadata, &m->content};
+    static const char *const keys[] = {"x_ack"};
     mh__json v;
-    mh_err err = MH_OK;
-    for (size_t i = 0; i < MH__COUNT_OF(frames) && !err; i++)
-        err = mh__json_check(*frames[i], &v);
-    return err;
+    mh_err err = mh__json_check(in->m.parent, &v);
+    in->wants_ack = false;
+    if (!err)
+        err = mh__json_pick(in->m.metadata, keys, 1, &v);
+    if (!err)
+        mh__json_bool(v, &in->wants_ack);
+    return err ? err : mh__json_check(in->m.content, &v);
 }
 
 bool mh__controller_admit(mh_controller *c, mh__channel channel, const mh__parcel *p, mh__incoming *in)
@@ -67,7 +70,7 @@ bool mh__controller_admit(mh_controller *c, mh__channel channel, const mh__parce
     if (!err)
         err = mh__header_read(in->m.header, &in->header);
     if (!err)
-        err = check_frames(&in->m);
+        err = check_frames(in);
     if (err) {
         if (c->stats.refused++ < 100 || c->stats.refused % 10000 == 0)
             mh__log(c, MH_LOG_WARNING, "message %llu refused: %s", (unsigned long long)c->stats.refused, mh_err_detail());
@@ -109,7 +112,7 @@ static const channel channels[] = {
     {MH__CH_CONTROL_IN, MH__ROUTER, true, "control_in", mh__relay_control_request, NULL, HUB_HIGH_WATER},
     {MH__CH_MUX_IN, MH__ROUTER, true, "mux_in", mh__relay_mux_request, NULL, HUB_HIGH_WATER},
     {MH__CH_TASK_IN, MH__ROUTER, true, "task_in", mh__tasks_on_request, NULL, HUB_HIGH_WATER},
-    {MH__CH_IOPUB_OUT, MH__PUB, false, NULL, NULL, NULL, IOPUB_HIGH_WATER},
+    {MH__CH_IOPUB_OUT, MH__XPUB, false, NULL, mh__durable_on_subscription, NULL, IOPUB_HIGH_WATER},
     {MH__CH_NOTIFY, MH__PUB, false, NULL, NULL, NULL, HUB_HIGH_WATER},
     {MH__CH_BROADCAST_IN, MH__ROUTER, true, "sub_scheduler_0", mh__broadcast_on_request, NULL, HUB_HIGH_WATER},
 };
@@ -123,6 +126,7 @@ static mh_err open_channel(mh_controller *c, const channel *ch)
         .receive_high_water = ch->high_water,
         .heartbeat_ms = HEARTBEAT_MS,
         .curve_secret = c->options.curve ? c->curve.secret_key : NULL,
+        .tell_all_subscriptions = ch->kind == MH__XPUB,
         .on_message = ch->on_message,
         .on_peer = ch->on_peer,
         .ctx = c,
@@ -190,11 +194,13 @@ static mh_err copy_options(mh_controller *c, const mh_controller_options *option
         return mh__fail(MH_ERR_INVALID, "no folder for the connection files");
     if (o->policy > MH_SCHED_PURE)
         return mh__fail(MH_ERR_INVALID, "policy %d", (int)o->policy);
+    if (o->database && strcmp(o->database, "sqlite") != 0 && strcmp(o->database, "memory") != 0 && strncmp(o->database, "postgresql://", 13) != 0)
+        return mh__fail(MH_ERR_INVALID, "database is neither \"sqlite\", \"memory\" nor a URL that begins with postgresql://");
     if (o->ping_ns < 0)
         return mh__fail(MH_ERR_INVALID, "ping_ns is negative");
     if (o->cluster_id && (strchr(o->cluster_id, '/') || strlen(o->cluster_id) > 100))
         return mh__fail(MH_ERR_INVALID, "the cluster id holds a slash or is longer than 100 characters");
-    const char **texts[] = {&o->folder, &o->cluster_id, &o->ip, &o->location, &o->ssh, &o->engine_ssh, &o->curve_secret, &o->key};
+    const char **texts[] = {&o->folder, &o->cluster_id, &o->ip, &o->location, &o->ssh, &o->engine_ssh, &o->curve_secret, &o->key, &o->database};
     mh_err err = MH_OK;
     for (size_t i = 0; i < MH__COUNT_OF(texts) && !err; i++)
         err = copy_text(c, i, texts[i]);
@@ -324,6 +330,8 @@ mh_err mh_controller_create(mh_controller **out, const mh_controller_options *op
         err = open_sockets(c);
     if (!err && c->options.reuse)
         err = mh__place_load_engines(c);
+    if (!err)
+        err = mh__durable_open(c);
     if (!err && !c->options.leave_signals) /* before anybody can know of it: a signal must find it ready to clean up */
         err = watch_signals(c);
     if (!err)
@@ -347,6 +355,7 @@ mh_err mh_controller_run(mh_controller *c)
         if (!err)
             mh__loop_dispatch(c->loop);
         mh__tasks_run(c);
+        mh__durable_round(c);
         err = err ? err : c->failure;
     }
     return err;
@@ -357,6 +366,7 @@ void mh_controller_destroy(mh_controller **at)
     if (!at || !*at)
         return;
     mh_controller *c = *at;
+    mh__durable_close(c);
     mh__place_remove(c);
     for (size_t i = 0; i < MH__CHANNELS; i++) {
         mh__socket_close(&c->sockets[i]);

@@ -6,6 +6,8 @@
  *                   can't be sent yet                relay.c    mux, control, iopub
  *     reply.c       messages of our own              broadcast.c one request to many engines
  *     hub.c         queries                          query.c    which records a query means
+ *     durable.c     what is written down, and what   recover.c  what the last one left
+ *                   waits until it is                holds.c    what engines have from before
  */
 #ifndef MH_CLUSTER_CONTROLLER_STATE_H
 #define MH_CLUSTER_CONTROLLER_STATE_H
@@ -13,6 +15,7 @@
 #include "manyhands/controller.h"
 
 #include "base/list.h"
+#include "cluster/journal.h"
 #include "cluster/names.h"
 #include "net/loop.h"
 #include "net/sign.h"
@@ -62,9 +65,15 @@ typedef struct mh__job {
     mh__engine *engine; /* while it is there */
     char engine_uuid[64];
     bool is_task, is_ended, is_unassigned;
+    bool is_adopted; /* its engine had it before this controller began, and has not said yet whether it still has */
+    bool is_resent;  /* its end was told, or told again, soon after this controller began */
+    bool has_pieces; /* in the journal */
     mh_sched_task task; /* tasks while they live */
     mh_sched_worker worker;
     uint32_t epoch;
+    uint64_t token;  /* of its present attempt: no other attempt of any task has the same */
+    uint64_t seq, ticket; /* in the journal: its number, and when it was written down */
+    mh__list noisy;  /* in c->noisy: it printed what is not in the journal yet */
     mh__kept request, result; /* parcel NULL: none yet */
     mh__output *output;
     char *resubmitted; /* the id that it was sent again under, or NULL */
@@ -87,6 +96,7 @@ struct mh__engine {
     mh_deadline give_up; /* its connection ended: unless it says something before then, it is dead */
     int64_t beat_at;     /* when it last answered a ping, or registered */
     bool has_beaten;
+    bool is_ours;        /* it can list what it holds */
     bool is_restored;    /* known from before the controller's last end, and not heard of since */
     int pong_connection; /* by which it answered last; -1: none */
     char uuid[];
@@ -96,8 +106,8 @@ struct mh__engine {
 
 struct mh_controller {
     mh_controller_options options; /* strings in `strings` */
-    mh_buf *strings[8];
-    char client_path[512], engine_path[512], state_path[512];
+    mh_buf *strings[9];
+    char client_path[512], engine_path[512], state_path[512], journal_path[520];
     bool wrote_files;
     mh__connection client_file, engine_file;
     mh__curve_pair curve;
@@ -129,6 +139,22 @@ struct mh_controller {
     size_t history_count, record_count, record_bytes, tasks_live, unassigned_count;
     struct mh__outcomes *outcomes;
 
+    /* durable.c */
+    mh__journal *journal; /* NULL: nothing is written down */
+    uint64_t last_seq, last_order, last_place, last_attempt; /* the last ones given out; order: of results, place: of assignments */
+    uint32_t generation;  /* how often a controller began with this journal */
+    bool is_loading;
+    mh__journal_view progress;
+    mh__list unsaid;      /* messages to clients about what is not written yet */
+    mh__list unconfirmed; /* clients that want to know when their request is on the disk */
+    size_t unsaid_bytes;
+    mh__list noisy;
+    mh__alarm noisy_alarm, settle_alarm;
+    uint64_t sent_order, settled_order; /* results up to it were sent; have been for long enough to have arrived */
+    uint64_t sent_orders[4];            /* what sent_order was at the last ticks */
+    bool is_held_back, has_new_engines;
+    mh_deadline resent_until; /* clients and engines are coming back */
+
     mh__names outboxes;
     size_t held_bytes;
     int64_t hold_ns;
@@ -149,7 +175,8 @@ void mh__controller_stop_in(mh_controller *c, int64_t ns);
 typedef struct mh__incoming {
     mh__message m;
     mh__header header;
-    size_t at; /* of the delimiter */
+    size_t at;      /* of the delimiter */
+    bool wants_ack; /* metadata x_ack: tell when it is on the disk */
 } mh__incoming;
 bool mh__controller_admit(mh_controller *c, mh__channel channel, const mh__parcel *p, mh__incoming *in);
 
@@ -160,6 +187,8 @@ mh_err mh__place_publish(mh_controller *c);
 void mh__place_remove(mh_controller *c);
 /* With `reuse`, who is registered lies in a file, so that a controller that is started again knows its engines. */
 void mh__place_save_engines(void *c);
+mh_err mh__place_write_engines(const mh_controller *c, mh_buf *to);
+mh_err mh__place_restore_engines(mh_controller *c, mh_bytes text); /* errors: CORRUPT */
 mh_err mh__place_load_engines(mh_controller *c);
 
 /* ---- outbox.c -------------------------------------------------------------------------------- */
@@ -187,7 +216,7 @@ mh__engine *mh__engine_find(const mh_controller *c, mh_bytes uuid);
 mh__engine *mh__engine_by_id(const mh_controller *c, int64_t id);
 mh__engine *mh__engine_of_worker(const mh_controller *c, mh_sched_worker worker);
 /* One that was registered before the controller ended; given up unless it is heard of soon. errors: EXISTS; NO_MEMORY. */
-mh_err mh__engine_restore(mh_controller *c, mh_bytes uuid, int64_t id);
+mh_err mh__engine_restore(mh_controller *c, mh_bytes uuid, int64_t id, bool is_ours);
 void mh__engine_register(mh_controller *c, const mh__incoming *in, int connection);
 void mh__engine_unregister(mh_controller *c, mh__engine *e, const char *why);
 void mh__engine_on_peer(mh__socket *s, mh__peer_event event, int connection, void *ctx);
@@ -204,8 +233,14 @@ enum { MH__OUTPUT_MAX = 1 << 20 }; /* bytes of one kind of output kept for a rec
 mh_err mh__job_create(mh_controller *c, mh__job **out, mh__parcel *request, size_t at, mh_bytes msg_id, bool is_task);
 mh__job *mh__job_find(const mh_controller *c, mh_bytes msg_id);
 void mh__job_drop(mh_controller *c, mh__job *r);
-/* It has ended; its result, if any, was kept before. Moves it to the history, which forgets its oldest. */
+/* It has ended; its result, if any, was kept before. Writes that down, and moves it to the history, which forgets its oldest. */
 void mh__job_end(mh_controller *c, mh__job *r, mh_sched_outcome outcome);
+/* The same, and its client is sent the result once that is written. */
+void mh__job_answer(mh_controller *c, mh__job *r, mh_sched_outcome outcome);
+/* One that had ended before this controller began. */
+void mh__job_end_again(mh_controller *c, mh__job *r, mh_sched_outcome outcome, int64_t received_ns);
+/* The message with its result for its client, into c->out; false: it has no client, or no result. */
+bool mh__job_build_answer(mh_controller *c, const mh__job *r);
 mh_err mh__job_keep_result(mh_controller *c, mh__job *r, mh__parcel *result, size_t at);
 /* Keep an error of our own as its result, as an apply_reply or execute_reply. */
 void mh__job_keep_error(mh_controller *c, mh__job *r, const mh__built *b, const mh__engine *e);
@@ -229,12 +264,54 @@ static inline size_t mh__kept_buffer_count(const mh__kept *k)
     return k->parcel ? mh__parcel_count(k->parcel) - k->at - MH__FRAMES_SIGNED : 0;
 }
 
+/* ---- durable.c ------------------------------------------------------------------------------- */
+
+/* What a client is told is written down first: then a controller that comes after this one knows it too. What engines are told
+ * is not held up. */
+mh_err mh__durable_open(mh_controller *c); /* the journal, if there is to be one, and what is in it */
+void mh__durable_close(mh_controller *c);
+mh_err mh__durable_request(mh_controller *c, mh__job *r);
+void mh__durable_place(mh_controller *c, const mh__job *r);
+void mh__durable_result(mh_controller *c, mh__job *r, mh_sched_outcome how);
+void mh__durable_forget(mh_controller *c, const mh__job *r);
+void mh__durable_extra(mh_controller *c, mh__job *r); /* output, and what it was submitted again as: now, or ... */
+void mh__durable_noise(mh_controller *c, mh__job *r); /* ... soon, for there may be more of it */
+/* Send p, which is empty afterwards, once everything is written that was put into the journal so far. */
+void mh__durable_send(mh_controller *c, mh__channel channel, mh__parcel *p);
+/* Tell this client when its request is on the disk. */
+void mh__durable_confirm(mh_controller *c, mh__channel channel, mh_bytes client, const mh__job *r);
+void mh__durable_round(mh_controller *c); /* after each round of the loop */
+/* Whether there is no room for another request; then *why is what to tell. */
+bool mh__durable_is_full(const mh_controller *c, const char **why);
+/* A client has subscribed to output. */
+void mh__durable_on_subscription(mh__socket *s, mh__parcel *p, void *ctx);
+
+/* ---- recover.c ------------------------------------------------------------------------------- */
+
+/* Jobs as the journal has them: those that ended into the history, the others to the scheduler and to the engines that have them. */
+mh_err mh__recover(mh_controller *c);
+
+/* ---- holds.c --------------------------------------------------------------------------------- */
+
+#define MH__HOLDS_NAME "controller.holds" /* who asks: answers with this identity are not for a client */
+/* Ask an engine what it holds; until it answers, what it was given before stays its own. */
+void mh__holds_ask(mh_controller *c, const mh__engine *e);
+/* If this is the answer, use it. */
+bool mh__holds_take(mh_controller *c, mh__channel channel, const mh__incoming *in);
+
 /* ---- tasks.c --------------------------------------------------------------------------------- */
 
 void mh__tasks_on_request(mh__socket *s, mh__parcel *p, void *ctx);
 void mh__tasks_on_result(mh__socket *s, mh__parcel *p, void *ctx);
 /* Submit a request that is in p at `at`; its client is frame 0. p is taken. */
 void mh__tasks_submit(mh_controller *c, mh__parcel *p, const mh__incoming *in);
+/* One from before this controller began: to the scheduler. */
+void mh__tasks_restore(mh_controller *c, mh__job *r);
+void mh__tasks_adopt(mh_controller *c, mh__job *r, mh__engine *e); /* and this engine has it */
+void mh__tasks_give_back(mh_controller *c, mh__job *r);            /* its engine does not have it after all */
+enum { MH__TOKEN_SIZE = 16 }; /* a token as an engine sees it: an identity of hexadecimal digits, which it gives back with its answer */
+void mh__token_write(uint64_t token, char text[MH__TOKEN_SIZE + 1]);
+bool mh__token_read(mh_bytes text, uint64_t *token);
 void mh__tasks_abort(mh_controller *c, mh__json msg_ids);
 void mh__tasks_run(mh_controller *c); /* carry out the scheduler's actions, and set its alarm */
 void mh__tasks_wake(void *c);
@@ -255,6 +332,8 @@ void mh__relay_mux_result(mh__socket *s, mh__parcel *p, void *ctx);
 void mh__relay_control_request(mh__socket *s, mh__parcel *p, void *ctx);
 void mh__relay_control_result(mh__socket *s, mh__parcel *p, void *ctx);
 void mh__relay_iopub(mh__socket *s, mh__parcel *p, void *ctx);
+/* Send a request that an engine does not have, once more. */
+void mh__relay_again(mh_controller *c, const mh__job *r);
 void mh__relay_engine_gone(mh_controller *c, mh__engine *e);
 void mh__broadcast_on_request(mh__socket *s, mh__parcel *p, void *ctx);
 void mh__broadcast_on_result(mh__socket *s, mh__parcel *p, void *ctx);

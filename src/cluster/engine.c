@@ -68,9 +68,9 @@ static void ask_to_register(mh_engine *e)
     char content[MH__AT_ENGINE_UUID_SIZE + 64];
     int64_t id = e->id >= 0 ? e->id : e->wanted_id;
     if (id >= 0)
-        snprintf(content, sizeof content, "{\"uuid\":\"%s\",\"id\":%lld}", e->uuid, (long long)id);
+        snprintf(content, sizeof content, "{\"uuid\":\"%s\",\"id\":%lld,\"x_holds\":true}", e->uuid, (long long)id);
     else
-        snprintf(content, sizeof content, "{\"uuid\":\"%s\"}", e->uuid);
+        snprintf(content, sizeof content, "{\"uuid\":\"%s\",\"x_holds\":true}", e->uuid);
     if (send_to_registrar(e, "registration_request", content))
         mh__at_engine_log(e, "registering: %s", mh_err_detail());
 }

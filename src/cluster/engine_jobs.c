@@ -172,6 +172,24 @@ static mh_err abort_ids(mh_engine *e, mh__json ids)
     return err;
 }
 
+/* An attempt that is over for the controller, as [id, token]: the request may be here again under another token. */
+static bool is_attempt(const mh__waiting_request *job, mh_bytes id, mh_bytes token)
+{
+    return mh__bytes_equal(job->header.msg_id, id) && job->message.ident_count == 3 && mh__bytes_equal(job->message.idents[2], token);
+}
+
+void mh__at_engine_abort_attempt(mh_engine *e, mh_bytes id, mh_bytes token)
+{
+    for (mh__list *node = e->queue.next; node != &e->queue; node = node->next) {
+        mh__waiting_request *job = mh__list_entry(node, mh__waiting_request, link);
+        if (is_attempt(job, id, token)) {
+            dequeue(e, job);
+            free_job(&job);
+            return;
+        }
+    }
+}
+
 /* ---- running --------------------------------------------------------------------------------- */
 
 static void remember_header(mh_engine *e, mh_bytes header)
@@ -218,6 +236,10 @@ void mh__at_engine_on_request(mh__socket *s, mh__parcel *p, void *ctx)
     mh__waiting_request *job = NULL;
     if (make_job(e, s, p, &job)) {
         drop_invalid(e);
+        return;
+    }
+    if (mh__at_engine_answer_holds(e, job)) {
+        free_job(&job);
         return;
     }
     if (e->verbose)

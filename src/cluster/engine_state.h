@@ -87,11 +87,18 @@ void mh__at_engine_end(mh_engine *e, mh_err err);
 /* What came from a client by way of the controller. ctx: the engine. */
 void mh__at_engine_on_request(mh__socket *s, mh__parcel *p, void *ctx);
 void mh__at_engine_on_control(mh__socket *s, mh__parcel *p, void *ctx);
+/* Forget a request that waits, if it is this attempt: nobody wants its answer. */
+void mh__at_engine_abort_attempt(mh_engine *e, mh_bytes id, mh_bytes token);
 /* Begin the next request if nothing runs. */
 void mh__at_engine_next(mh_engine *e);
 void mh__at_engine_send_unsent(void *ctx);
 mh__executor_events mh__at_engine_events(mh_engine *e);
 void mh__at_engine_drop_jobs(mh_engine *e);
+
+/* ---- engine_holds.c -------------------------------------------------------------------------- */
+
+/* What a controller asks that was away: true when `job` is such a question, and is answered. */
+bool mh__at_engine_answer_holds(mh_engine *e, const mh__waiting_request *job);
 
 /* ---- engine_reply.c -------------------------------------------------------------------------- */
 

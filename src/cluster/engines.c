@@ -132,11 +132,12 @@ static void give_up_at(mh_controller *c, mh__engine *e, mh_deadline at)
 
 static void save_soon(mh_controller *c)
 {
+    c->has_new_engines = true; /* for the journal, after this round */
     if (c->options.reuse && !c->state_alarm.is_set)
         mh__alarm_set(c->loop, &c->state_alarm, mh_deadline_in(SAVE_NS));
 }
 
-mh_err mh__engine_restore(mh_controller *c, mh_bytes uuid, int64_t id)
+mh_err mh__engine_restore(mh_controller *c, mh_bytes uuid, int64_t id, bool is_ours)
 {
     mh__engine *e = NULL;
     if (!is_plain_name(uuid) || id < 0 || id >= INT32_MAX || mh__engine_find(c, uuid) || mh__engine_by_id(c, id))
@@ -146,6 +147,7 @@ mh_err mh__engine_restore(mh_controller *c, mh_bytes uuid, int64_t id)
         return err;
     c->next_id = MH__MAX(c->next_id, id + 1);
     e->is_restored = true;
+    e->is_ours = is_ours;
     give_up_at(c, e, mh_deadline_in(RESTORE_NS));
     return MH_OK;
 }
@@ -173,11 +175,11 @@ static mh_err write_accepted(mh_controller *c, const mh__engine *e)
 
 void mh__engine_register(mh_controller *c, const mh__incoming *in, int connection)
 {
-    static const char *const keys[] = {"uuid", "id"};
-    mh__json got[2];
+    static const char *const keys[] = {"uuid", "id", "x_holds"};
+    mh__json got[3];
     mh_bytes uuid = {0}, content;
     mh__engine *e = NULL;
-    mh_err err = mh__json_pick(in->m.content, keys, 2, got);
+    mh_err err = mh__json_pick(in->m.content, keys, 3, got);
     if (err || !mh__json_plain(got[0], &uuid) || !is_plain_name(uuid)) {
         content = mh__reply_errorf(c, "ValueError", "a registration needs a uuid of 1 to %d plain characters", UUID_MAX);
     } else if (mh__engine_find(c, uuid)) {
@@ -187,6 +189,7 @@ void mh__engine_register(mh_controller *c, const mh__incoming *in, int connectio
     } else {
         content = (mh_bytes){mh_buf_data(c->text), mh_buf_size(c->text)};
         e->connection = connection;
+        mh__json_bool(got[2], &e->is_ours);
     }
     /* the stock controller's reply has no parent, and stock engines look for none */
     mh__reply_send(c, MH__CH_QUERY, in->m.idents, in->m.ident_count, &(mh__draft){.type = "registration_reply", .content = content});
@@ -195,6 +198,8 @@ void mh__engine_register(mh_controller *c, const mh__incoming *in, int connectio
     mh__log(c, MH_LOG_INFO, "engine %lld registered: %s", (long long)e->id, e->uuid);
     notify(c, "registration_notification", e);
     save_soon(c);
+    if (e->is_ours)
+        mh__holds_ask(c, e); /* it may have been here before */
 }
 
 void mh__engine_unregister(mh_controller *c, mh__engine *e, const char *why)

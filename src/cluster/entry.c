@@ -106,7 +106,7 @@ static mh_err read_head(int64_t id, const uint8_t *at, mh__entry *e, size_t *nam
     e->frame_count = get32(&at);
     if (magic != MAGIC)
         return wrong(id, "it is none of this program's");
-    if (kind > MH__ENTRY_NOTE || e->seq > MH__ENTRY_SEQ_MAX || mh__entry_id(e->seq, e->kind) != id)
+    if (kind > MH__ENTRY_ENGINES || e->seq > MH__ENTRY_SEQ_MAX || mh__entry_id(e->seq, e->kind) != id)
         return wrong(id, "it is in the wrong place");
     if (*name_size > NAME_MAX_ || e->frame_count > FRAMES_MAX || (e->frame_count && e->at >= e->frame_count))
         return wrong(id, "its numbers do not fit together");

@@ -16,6 +16,7 @@ typedef enum mh__entry_kind {
     MH__ENTRY_RESULT,      /* it ended as `how` (mh_sched_outcome) at `time`, at the engine `name`; order: of results */
     MH__ENTRY_EXTRA,       /* what it printed, and the id that it was submitted again under */
     MH__ENTRY_NOTE,        /* of the controller's own, seq 0: order: results up to it are delivered; token: the generation */
+    MH__ENTRY_ENGINES,     /* the same, frame 0: who is registered, as JSON */
     MH__ENTRY_KINDS = 8
 } mh__entry_kind;
 enum { MH__ENTRY_IS_TASK = 1 };

@@ -62,7 +62,7 @@ static void reply_with_buffers(mh_controller *c, const mh__incoming *in, const c
         reply(c, in, type, mh__reply_error(c, "RuntimeError", mh__text(mh_err_detail())));
         return;
     }
-    mh__outbox_send(c, MH__CH_QUERY, c->out);
+    mh__durable_send(c, MH__CH_QUERY, c->out);
 }
 
 /* ---- engines --------------------------------------------------------------------------------- */
@@ -565,6 +565,8 @@ static mh_err resubmit(mh_controller *c, mh__job *r, char id[RESUBMIT_ID])
     mh__free(r->resubmitted);
     if (!(r->resubmitted = mh__strdup(id)) && !err)
         err = MH_ERR_NO_MEMORY;
+    if (!err)
+        mh__durable_extra(c, r);
     if (!err) {
         mh__incoming in = {.at = 1, .header.msg_id = mh__text(id)};
         mh__tasks_submit(c, p, &in); /* may push r itself out of the history */

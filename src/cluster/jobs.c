@@ -89,6 +89,14 @@ mh_err mh__job_create(mh_controller *c, mh__job **out, mh__parcel *request, size
     r->request.at = at;
     r->is_task = is_task;
     mh__list_init(&r->place);
+    mh__list_init(&r->noisy);
+    if ((err = mh__durable_request(c, r))) {
+        mh__parcel_move(request, r->request.parcel);
+        mh__names_remove(&c->by_id, &r->name);
+        mh__parcel_destroy(&r->request.parcel);
+        mh__free(r);
+        return err;
+    }
     mh__list_push_back(&c->order, &r->order);
     r->bytes = RECORD_BYTES + mh__parcel_bytes(r->request.parcel);
     c->record_bytes += r->bytes;
@@ -142,6 +150,8 @@ void mh__job_drop(mh_controller *c, mh__job *r)
         c->tasks_live--;
         c->unassigned_count -= r->is_unassigned;
     }
+    mh__durable_forget(c, r);
+    mh__list_remove(&r->noisy);
     mh__list_remove(&r->order);
     mh__names_remove(&c->by_id, &r->name);
     c->record_bytes -= r->bytes;
@@ -160,16 +170,17 @@ static void settle(mh__kept *k)
         (void)!mh__parcel_settle(k->parcel);
 }
 
-void mh__job_end(mh_controller *c, mh__job *r, mh_sched_outcome how)
+static void enter_history(mh_controller *c, mh__job *r, mh_sched_outcome how, int64_t received_ns)
 {
     if (r->is_task)
         note_outcome(c, r, how);
     mh__job_at_engine(r, NULL);
     c->tasks_live--;
     c->unassigned_count -= r->is_unassigned;
-    r->is_unassigned = false;
+    r->is_unassigned = r->is_adopted = false;
     r->is_ended = true;
-    r->received_ns = mh__os_wall_ns();
+    r->is_resent = c->resent_until && mh_now() < c->resent_until;
+    r->received_ns = received_ns;
     mh__list_push_back(&c->history, &r->place);
     c->history_count++;
     if (c->options.no_history) {
@@ -180,6 +191,42 @@ void mh__job_end(mh_controller *c, mh__job *r, mh_sched_outcome how)
     settle(&r->result);
     while (c->history_count > c->options.history_count || (c->record_bytes > c->options.history_bytes && c->history_count > 1))
         mh__job_drop(c, mh__list_entry(c->history.next, mh__job, place));
+}
+
+void mh__job_end(mh_controller *c, mh__job *r, mh_sched_outcome how)
+{
+    int64_t now = mh__os_wall_ns();
+    r->received_ns = now;
+    mh__durable_result(c, r, how);
+    enter_history(c, r, how, now);
+}
+
+void mh__job_end_again(mh_controller *c, mh__job *r, mh_sched_outcome how, int64_t received_ns) { enter_history(c, r, how, received_ns); }
+
+/* [engine, ..., message...] goes as [client, engine, message...]; what was made here has no engine. */
+bool mh__job_build_answer(mh_controller *c, const mh__job *r)
+{
+    const mh__kept *k = &r->result;
+    mh__parcel_clear(c->out);
+    if (!k->parcel || mh__parcel_count(k->parcel) == 0 || !mh__parcel_frames(r->request.parcel)[0].size)
+        return false;
+    mh_err err = mh__parcel_share(c->out, r->request.parcel, 0, 1);
+    if (!err && k->at > 0)
+        err = mh__parcel_share(c->out, k->parcel, 0, 1);
+    if (!err)
+        err = mh__parcel_share(c->out, k->parcel, k->at, mh__parcel_count(k->parcel) - k->at);
+    if (err)
+        mh__controller_fail(c, err);
+    return !err;
+}
+
+void mh__job_answer(mh_controller *c, mh__job *r, mh_sched_outcome how)
+{
+    mh__channel channel = r->is_task ? MH__CH_TASK_IN : MH__CH_MUX_IN;
+    bool is_wanted = mh__job_build_answer(c, r);
+    mh__job_end(c, r, how); /* r may be gone */
+    if (is_wanted)
+        mh__durable_send(c, channel, c->out);
 }
 
 mh_err mh__job_keep_result(mh_controller *c, mh__job *r, mh__parcel *result, size_t at)
@@ -240,6 +287,7 @@ void mh__job_note_output(mh_controller *c, mh_bytes type, mh_bytes parent_id, mh
     mh__json got[3], whole;
     if (!r || mh__json_pick(content, keys, 3, got) || mh__json_check(content, &whole))
         return;
+    mh__durable_noise(c, r);
     if (!r->output && !(r->output = mh__calloc(1, sizeof *r->output)))
         return;
     if (mh__bytes_are(type, "stream"))

@@ -328,6 +328,10 @@ void mh__journal_want_synced(mh__journal *j, uint64_t ticket)
     mh__lock_drop(j->lock);
 }
 
+uint64_t mh__journal_last(const mh__journal *j) { return j->ticket; }
+
+size_t mh__journal_backlog(const mh__journal *j) { return j->backlog; }
+
 int mh__journal_bell(const mh__journal *j) { return j->bell; }
 
 void mh__journal_look(mh__journal *j, mh__journal_view *out)
@@ -433,12 +437,14 @@ mh_err mh__journal_start(mh__journal *j)
 }
 
 /* The writer takes one batch, then what was added since. */
-static void write_the_rest(mh__journal *j)
+void mh__journal_finish(mh__journal *j)
 {
+    if (!j->writer)
+        return;
     mh__lock_take(j->lock);
     while (j->next && j->state == MH__JOURNAL_OK)
         (void)!mh__cond_wait(j->cond, j->lock, mh_deadline_in(RETRY_NS));
-    if (!j->next && j->open->count)
+    if (!j->next && j->open->count && j->state == MH__JOURNAL_OK)
         j->next = j->open;
     j->is_closing = true;
     mh__cond_wake_all(j->cond);
@@ -452,8 +458,7 @@ void mh__journal_close(mh__journal **at)
     mh__journal *j = *at;
     if (!j)
         return;
-    if (j->writer)
-        write_the_rest(j);
+    mh__journal_finish(j);
     for (size_t i = 0; i < MH__COUNT_OF(j->batches); i++) {
         empty(&j->batches[i]);
         mh_buf_destroy(&j->batches[i].bytes);

@@ -27,7 +27,9 @@ MH_NODISCARD mh_err mh__journal_open(mh__journal **out, mh__store *store);
 typedef mh_err (*mh__entry_fn)(const mh__entry *e, mh__parcel *message, void *ctx);
 MH_NODISCARD mh_err mh__journal_load(mh__journal *j, mh__entry_fn fn, void *ctx);
 MH_NODISCARD mh_err mh__journal_start(mh__journal *j);
-/* Writes and syncs what was added, as far as the disk lets it without waiting for room. */
+/* Write and sync what was added, as far as the disk lets it without waiting for room; nothing may be added after it. */
+void mh__journal_finish(mh__journal *j);
+/* Finishes first. */
 void mh__journal_close(mh__journal **j);
 
 /* Add an entry. Its frames are those of `message` (NULL: e->frames), from which it keeps large ones and copies small ones.
@@ -35,6 +37,9 @@ void mh__journal_close(mh__journal **j);
 MH_NODISCARD mh_err mh__journal_put(mh__journal *j, const mh__entry *e, const mh__parcel *message, uint64_t *ticket);
 /* Drop everything about a request. errors: NO_MEMORY. */
 MH_NODISCARD mh_err mh__journal_forget(mh__journal *j, uint64_t seq, bool has_pieces);
+/* The last ticket that was given out; bytes that are not known to be written. */
+uint64_t mh__journal_last(const mh__journal *j);
+size_t mh__journal_backlog(const mh__journal *j);
 /* Let the writer have what was added. */
 void mh__journal_flush(mh__journal *j);
 /* Somebody waits for this ticket to be on the disk. */

@@ -10,6 +10,7 @@
 enum { KEY_MAX = MH__WIRE_ID_MAX + 1 };
 #define BYTES_FOR_ONE ((size_t)512 << 20)  /* held for one peer on one channel */
 #define BYTES_FOR_ALL ((size_t)2048 << 20) /* and for all */
+#define CLIENT_AWAY_NS (30 * MH_SECOND) /* a client that had a name may come back under it for so long */
 #define RETRY_FIRST_NS MH_MILLISECOND
 #define RETRY_LAST_NS (20 * MH_MILLISECOND)
 
@@ -17,6 +18,7 @@ typedef struct outbox {
     mh__name name; /* channel and identity */
     mh__list held;
     size_t bytes;
+    mh_deadline until; /* a client that is away is not waited for any longer */
     mh__channel channel;
     char key[];
 } outbox;
@@ -71,6 +73,7 @@ static outbox *make(mh_controller *c, mh__channel channel, mh_bytes identity)
     memcpy(b->key, key.data, key.size);
     b->name.key = (mh_bytes){b->key, key.size};
     b->channel = channel;
+    b->until = mh_deadline_in(CLIENT_AWAY_NS);
     mh__list_init(&b->held);
     if (mh__names_add(&c->outboxes, &b->name)) {
         mh__free(b);
@@ -104,9 +107,17 @@ static bool is_to_engine(mh__channel channel)
     return channel == MH__CH_MUX_OUT || channel == MH__CH_TASK_OUT || channel == MH__CH_CONTROL_OUT || channel == MH__CH_BROADCAST_OUT;
 }
 
-/* Whether a peer that has no connection may still get one. */
-static bool may_come(const mh_controller *c, mh__channel channel, mh_bytes identity)
+/* A client whose name is its own: those that a socket makes up begin with a zero, and are never used again. */
+static bool is_named_client(mh__channel channel, mh_bytes identity)
 {
+    return (channel == MH__CH_TASK_IN || channel == MH__CH_MUX_IN) && identity.size && *(const char *)identity.data;
+}
+
+/* Whether a peer that has no connection may still get one. b NULL: nothing is held for it yet. */
+static bool may_come(const mh_controller *c, mh__channel channel, mh_bytes identity, const outbox *b)
+{
+    if (is_named_client(channel, identity))
+        return !b || mh_now() < b->until;
     return is_to_engine(channel) && mh__engine_find(c, identity);
 }
 
@@ -125,7 +136,7 @@ void mh__outbox_send(mh_controller *c, mh__channel channel, mh__parcel *p)
     mh_err err = b ? MH_ERR_FULL : mh__socket_send(c->sockets[channel], p);
     if (!err)
         return;
-    if (!is_routed || (err != MH_ERR_FULL && !(err == MH_ERR_NOT_FOUND && may_come(c, channel, identity)))) {
+    if (!is_routed || (err != MH_ERR_FULL && !(err == MH_ERR_NOT_FOUND && may_come(c, channel, identity, b)))) {
         drop(c, p, err == MH_ERR_NOT_FOUND ? "no such peer" : mh_err_text(err));
         return;
     }
@@ -146,7 +157,7 @@ static bool flush(mh_controller *c, outbox *b)
     while (!mh__list_is_empty(&b->held)) {
         held *h = mh__list_entry(b->held.next, held, link);
         mh_err err = mh__socket_send(c->sockets[b->channel], h->parcel);
-        if (err == MH_ERR_FULL || (err == MH_ERR_NOT_FOUND && may_come(c, b->channel, identity)))
+        if (err == MH_ERR_FULL || (err == MH_ERR_NOT_FOUND && may_come(c, b->channel, identity, b)))
             return false;
         c->stats.dropped += err != MH_OK;
         drop_first(c, b);

@@ -73,6 +73,8 @@ mh_err mh__place_prepare(mh_controller *c)
         err = path_of(c, "engines", c->state_path, sizeof c->state_path);
     if (err)
         return err;
+    size_t stem = strlen(c->client_path) - strlen("client.json"); /* ...ipcontroller[-ID]- */
+    snprintf(c->journal_path, sizeof c->journal_path, "%.*stasks.sqlite", (int)stem, c->client_path);
     if (c->options.reuse)
         err = reuse(c);
     fill(c, &c->engine_file, true, c->options.engine_ssh);
@@ -109,29 +111,34 @@ mh_err mh__place_publish(mh_controller *c)
     return err;
 }
 
+mh_err mh__place_write_engines(const mh_controller *c, mh_buf *to)
+{
+    mh__json_out o = mh__json_into(to);
+    mh__json_open(&o, '{');
+    mh__json_key(&o, "next_id");
+    mh__json_add_int(&o, c->next_id);
+    mh__json_key(&o, "engines");
+    mh__json_open(&o, '[');
+    for (mh__list *node = c->engines.next; node != &c->engines; node = node->next) {
+        const mh__engine *e = mh__list_entry(node, mh__engine, link);
+        mh__json_open(&o, '[');
+        mh__json_add_int(&o, e->id);
+        mh__json_add_bytes(&o, e->name.key);
+        mh__json_add_bool(&o, e->is_ours);
+        mh__json_close(&o, ']');
+    }
+    mh__json_close(&o, ']');
+    mh__json_close(&o, '}');
+    return mh__json_finish(&o);
+}
+
 void mh__place_save_engines(void *ctx)
 {
     mh_controller *c = ctx;
     mh_buf *text = NULL;
     mh_err err = mh_buf_create(&text, 0);
-    mh__json_out o = mh__json_into(text);
-    if (!err) {
-        mh__json_open(&o, '{');
-        mh__json_key(&o, "next_id");
-        mh__json_add_int(&o, c->next_id);
-        mh__json_key(&o, "engines");
-        mh__json_open(&o, '[');
-        for (mh__list *node = c->engines.next; node != &c->engines; node = node->next) {
-            const mh__engine *e = mh__list_entry(node, mh__engine, link);
-            mh__json_open(&o, '[');
-            mh__json_add_int(&o, e->id);
-            mh__json_add_bytes(&o, e->name.key);
-            mh__json_close(&o, ']');
-        }
-        mh__json_close(&o, ']');
-        mh__json_close(&o, '}');
-        err = mh__json_finish(&o);
-    }
+    if (!err)
+        err = mh__place_write_engines(c, text);
     if (!err)
         err = mh__os_file_write_private(c->state_path, (mh_bytes){mh_buf_data(text), mh_buf_size(text)});
     if (err)
@@ -142,30 +149,37 @@ void mh__place_save_engines(void *ctx)
 static void restore(mh_controller *c, mh__json pair)
 {
     mh__json_walk w = mh__json_walk_of(pair);
-    mh__json key, id, uuid;
+    mh__json key, id, uuid, ours;
     mh_bytes name;
     int64_t n;
+    bool is_ours = false;
     if (!mh__json_next(&w, &key, &id) || !mh__json_next(&w, &key, &uuid) || !mh__json_int(id, &n) || !mh__json_plain(uuid, &name) ||
-        mh__engine_restore(c, name, n))
+        (mh__json_next(&w, &key, &ours) && !mh__json_bool(ours, &is_ours)) ||
+        (!mh__engine_find(c, name) && mh__engine_restore(c, name, n, is_ours)))
         mh__log(c, MH_LOG_WARNING, "an engine could not be restored from %s", c->state_path);
 }
 
-mh_err mh__place_load_engines(mh_controller *c)
+mh_err mh__place_restore_engines(mh_controller *c, mh_bytes text)
 {
     static const char *const keys[] = {"next_id", "engines"};
-    mh_buf *text = NULL;
     mh__json got[2];
-    mh_err err = mh__os_file_read_private(&text, c->state_path, STATE_MAX);
-    if (err)
-        return err == MH_ERR_NOT_FOUND ? MH_OK : err;
-    err = mh__json_pick((mh_bytes){mh_buf_data(text), mh_buf_size(text)}, keys, 2, got);
+    mh_err err = mh__json_pick(text, keys, 2, got);
     int64_t next = 0;
-    if (!err && mh__json_int(got[0], &next) && next > 0 && next < INT32_MAX)
+    if (!err && mh__json_int(got[0], &next) && next > c->next_id && next < INT32_MAX)
         c->next_id = next;
     mh__json_walk w = mh__json_walk_of(err ? (mh__json){0} : got[1]);
     for (mh__json key, pair; mh__json_next(&w, &key, &pair);)
         restore(c, pair);
+    return err;
+}
+
+mh_err mh__place_load_engines(mh_controller *c)
+{
+    mh_buf *text = NULL;
+    mh_err err = mh__os_file_read_private(&text, c->state_path, STATE_MAX);
     if (err)
+        return err == MH_ERR_NOT_FOUND ? MH_OK : err;
+    if (mh__place_restore_engines(c, (mh_bytes){mh_buf_data(text), mh_buf_size(text)}))
         mh__log(c, MH_LOG_WARNING, "%s is not valid, and is not used", c->state_path);
     mh_buf_destroy(&text);
     return MH_OK;

@@ -30,16 +30,22 @@ static bool ends_in_request(mh_bytes type)
            !memcmp((const char *)type.data + type.size - (sizeof tail - 1), tail, sizeof tail - 1);
 }
 
-/* Nobody there to answer: say so in its place, so that no client waits for ever. */
-static void answer_for_missing(mh_controller *c, mh__channel channel, const mh__incoming *in)
+static void answer_error(mh_controller *c, mh__channel channel, const mh__incoming *in, mh_bytes content)
 {
     char type[80];
-    mh_bytes t = in->header.msg_type, client = in->m.idents[0], engine = in->m.idents[1];
+    mh_bytes t = in->header.msg_type, client = in->m.idents[0];
     if (!ends_in_request(t) || t.size > 64)
         return;
     snprintf(type, sizeof type, "%.*sreply", (int)(t.size - strlen("request")), (const char *)t.data);
-    mh_bytes content = mh__reply_errorf(c, "EngineError", "Engine '%.*s' is not registered", (int)engine.size, (const char *)engine.data);
     mh__reply_send(c, channel, &client, 1, &(mh__draft){.type = type, .parent = in->m.header, .content = content});
+}
+
+/* Nobody there to answer: say so in its place, so that no client waits for ever. */
+static void answer_for_missing(mh_controller *c, mh__channel channel, const mh__incoming *in)
+{
+    mh_bytes engine = in->m.idents[1];
+    answer_error(c, channel, in,
+                 mh__reply_errorf(c, "EngineError", "Engine '%.*s' is not registered", (int)engine.size, (const char *)engine.data));
 }
 
 /* ---- mux ------------------------------------------------------------------------------------- */
@@ -52,8 +58,13 @@ void mh__relay_mux_request(mh__socket *s, mh__parcel *p, void *ctx)
     if (!mh__controller_admit(c, MH__CH_MUX_IN, p, &in) || in.at != 2)
         return;
     mh__engine *e = mh__engine_find(c, in.m.idents[1]);
+    const char *why;
     if (!e) {
         answer_for_missing(c, MH__CH_MUX_IN, &in);
+        return;
+    }
+    if (mh__durable_is_full(c, &why) && ends_in_request(in.header.msg_type)) {
+        answer_error(c, MH__CH_MUX_IN, &in, mh__reply_error(c, "OSError", mh__text(why)));
         return;
     }
     if (mh__job_find(c, in.header.msg_id)) {
@@ -64,11 +75,16 @@ void mh__relay_mux_request(mh__socket *s, mh__parcel *p, void *ctx)
         return;
     mh__job *r = NULL;
     mh_err err = mh__job_create(c, &r, p, in.at, in.header.msg_id, false);
-    if (err)
+    if (err) {
         mh__controller_fail(c, err);
-    else
-        mh__job_at_engine(r, e);
+        return;
+    }
+    mh__job_at_engine(r, e);
+    if (in.wants_ack)
+        mh__durable_confirm(c, MH__CH_MUX_IN, mh__parcel_frames(r->request.parcel)[0], r);
 }
+
+void mh__relay_again(mh_controller *c, const mh__job *r) { cross(c, MH__CH_MUX_OUT, r->request.parcel); }
 
 void mh__relay_mux_result(mh__socket *s, mh__parcel *p, void *ctx)
 {
@@ -76,15 +92,27 @@ void mh__relay_mux_result(mh__socket *s, mh__parcel *p, void *ctx)
     mh_controller *c = ctx;
     mh__incoming in;
     mh_bytes parent;
-    if (!mh__controller_admit(c, MH__CH_MUX_OUT, p, &in) || in.at != 2 || mh__parent_read(in.m.parent, &parent))
+    if (!mh__controller_admit(c, MH__CH_MUX_OUT, p, &in) || mh__holds_take(c, MH__CH_MUX_OUT, &in) || in.at != 2 ||
+        mh__parent_read(in.m.parent, &parent))
         return;
     mh__engine *e = mh__engine_find(c, in.m.idents[0]);
     mh__job *r = mh__job_find(c, parent);
-    if (!cross(c, MH__CH_MUX_IN, p) || !r || r->is_task || r->is_ended || !e || r->engine != e)
+    if (!r) {
+        cross(c, MH__CH_MUX_IN, p);
         return;
+    }
+    if (r->is_task || r->is_ended || !e || r->engine != e) {
+        mh__log(c, MH_LOG_INFO, "a second, late or wrong %.*s was dropped", (int)in.header.msg_type.size, (const char *)in.header.msg_type.data);
+        c->stats.dropped++;
+        c->stats.late++;
+        return;
+    }
     e->completed++;
-    if (mh__job_keep_result(c, r, p, in.at) == MH_OK)
-        mh__job_end(c, r, MH_SCHED_OK);
+    mh_err err = mh__job_keep_result(c, r, p, in.at);
+    if (err)
+        mh__controller_fail(c, err);
+    else
+        mh__job_answer(c, r, MH_SCHED_OK);
 }
 
 /* What a dead engine had not answered. The notification tells the clients; the record tells who asks later. */

@@ -24,7 +24,10 @@ void mh__reply_send(mh_controller *c, mh__channel channel, const mh_bytes *ident
         mh__parcel_clear(c->out);
         return;
     }
-    mh__outbox_send(c, channel, c->out);
+    if (channel == MH__CH_QUERY)
+        mh__durable_send(c, channel, c->out); /* what a query finds, or did, is written first */
+    else
+        mh__outbox_send(c, channel, c->out);
 }
 
 mh_bytes mh__reply_error(mh_controller *c, const char *ename, mh_bytes evalue)

@@ -116,20 +116,16 @@ static const char *reply_type(const mh__job *r)
                                                                                                                     : "apply_reply";
 }
 
-/* Answer in an engine's place, and keep that as the result. */
+/* Answer in an engine's place: that is the result. */
 static void answer(mh_controller *c, mh__job *r, const char *status, mh_bytes content)
 {
     char metadata[200];
     int size = snprintf(metadata, sizeof metadata, "{\"status\":\"%s\"%s%s%s}", status, *r->engine_uuid ? ",\"engine\":\"" : "",
                         r->engine_uuid, *r->engine_uuid ? "\"" : "");
-    mh_bytes client = mh__parcel_frames(r->request.parcel)[0];
     mh__draft d = {.type = reply_type(r), .parent = mh__kept_header(&r->request), .metadata = {metadata, (size_t)size}, .content = content};
     d.unix_ns = mh__os_wall_ns();
-    if (client.size)
-        mh__reply_send(c, MH__CH_TASK_IN, &client, 1, &d);
-    else if (mh__session_build(&c->session, &d, &c->built)) /* sent again by the hub: nobody waits for it here */
-        return;
-    mh__job_keep_error(c, r, &c->built, NULL);
+    if (mh__session_build(&c->session, &d, &c->built) == MH_OK)
+        mh__job_keep_error(c, r, &c->built, NULL);
 }
 
 static void answer_outcome(mh_controller *c, mh__job *r, mh_sched_outcome how)
@@ -168,24 +164,62 @@ static bool schedule(mh_controller *c, mh__job *r, refusal *why)
     return ok;
 }
 
+void mh__tasks_restore(mh_controller *c, mh__job *r)
+{
+    refusal why;
+    if (schedule(c, r, &why))
+        return;
+    answer(c, r, "error", mh__reply_error(c, why.ename, mh__text(why.evalue)));
+    mh__job_answer(c, r, MH_SCHED_IMPOSSIBLE);
+}
+
+/* The same id with the same content is the same task: its client may not know that it came. */
+static void submit_again(mh_controller *c, mh__parcel *p, const mh__incoming *in)
+{
+    mh__job *r = mh__job_find(c, in->header.msg_id);
+    size_t count = mh__parcel_count(p) - in->at;
+    bool is_same = r && r->is_task && in->wants_ack && mh__parcel_count(r->request.parcel) - r->request.at == count;
+    for (size_t i = 5; i < count && is_same; i++) /* content and buffers: date and signature may be new */
+        is_same = mh__bytes_equal(mh__parcel_frames(p)[in->at + i], mh__kept_frame(&r->request, i));
+    if (!is_same) {
+        mh__log(c, MH_LOG_WARNING, "task dropped: its id %.*s is another's", (int)in->header.msg_id.size, (const char *)in->header.msg_id.data);
+        c->stats.dropped++;
+        return;
+    }
+    mh__durable_confirm(c, MH__CH_TASK_IN, mh__parcel_frames(p)[0], r);
+    if (r->is_ended && mh__job_build_answer(c, r))
+        mh__durable_send(c, MH__CH_TASK_IN, c->out);
+}
+
 void mh__tasks_submit(mh_controller *c, mh__parcel *p, const mh__incoming *in)
 {
     mh__job *r = NULL;
-    refusal why;
     mh_err err = mh__job_create(c, &r, p, in->at, in->header.msg_id, true);
+    if (err == MH_ERR_EXISTS) {
+        submit_again(c, p, in);
+        return;
+    }
     if (err) {
         mh__log(c, MH_LOG_WARNING, "task dropped: %s", mh_err_detail());
         return;
     }
     if (mh__aborts_take(c, r->name.key)) {
         answer_outcome(c, r, MH_SCHED_CANCELLED);
-        mh__job_end(c, r, MH_SCHED_CANCELLED);
+        mh__job_answer(c, r, MH_SCHED_CANCELLED);
         return;
     }
-    if (schedule(c, r, &why))
-        return;
-    answer(c, r, "error", mh__reply_error(c, why.ename, mh__text(why.evalue)));
-    mh__job_end(c, r, MH_SCHED_IMPOSSIBLE);
+    if (in->wants_ack)
+        mh__durable_confirm(c, MH__CH_TASK_IN, mh__parcel_frames(r->request.parcel)[0], r);
+    mh__tasks_restore(c, r);
+}
+
+/* No room to write it down: better no task than one that may be forgotten. */
+static void refuse_full(mh_controller *c, const mh__incoming *in, const char *why)
+{
+    const char *type = mh__bytes_are(in->header.msg_type, "execute_request") ? "execute_reply" : "apply_reply";
+    mh_bytes content = mh__reply_error(c, "OSError", mh__text(why));
+    mh__reply_send(c, MH__CH_TASK_IN, in->m.idents, 1, &(mh__draft){.type = type, .parent = in->m.header, .content = content,
+                                                                     .metadata = MH__TEXT("{\"status\":\"error\"}")});
 }
 
 void mh__tasks_on_request(mh__socket *s, mh__parcel *p, void *ctx)
@@ -193,9 +227,13 @@ void mh__tasks_on_request(mh__socket *s, mh__parcel *p, void *ctx)
     (void)s;
     mh_controller *c = ctx;
     mh__incoming in;
+    const char *why;
     if (!mh__controller_admit(c, MH__CH_TASK_IN, p, &in) || in.at != 1)
         return;
-    mh__tasks_submit(c, p, &in);
+    if (mh__durable_is_full(c, &why))
+        refuse_full(c, &in, why);
+    else
+        mh__tasks_submit(c, p, &in);
 }
 
 void mh__tasks_abort(mh_controller *c, mh__json msg_ids)
@@ -215,6 +253,34 @@ void mh__tasks_abort(mh_controller *c, mh__json msg_ids)
 
 /* ---- results --------------------------------------------------------------------------------- */
 
+void mh__token_write(uint64_t token, char text[MH__TOKEN_SIZE + 1])
+{
+    snprintf(text, MH__TOKEN_SIZE + 1, "%016llx", (unsigned long long)token);
+}
+
+bool mh__token_read(mh_bytes text, uint64_t *token)
+{
+    uint64_t value = 0;
+    if (text.size != MH__TOKEN_SIZE)
+        return false;
+    for (size_t i = 0; i < MH__TOKEN_SIZE; i++) {
+        char ch = ((const char *)text.data)[i];
+        int digit = ch >= '0' && ch <= '9' ? ch - '0' : ch >= 'a' && ch <= 'f' ? ch - 'a' + 10 : -1;
+        if (digit < 0)
+            return false;
+        value = value << 4 | (uint64_t)digit;
+    }
+    *token = value;
+    return true;
+}
+
+/* Whether it comes from the present attempt. One whose engine gives no token back is known by its engine alone. */
+static bool is_present(const mh__job *r, const mh__incoming *in)
+{
+    uint64_t token;
+    return in->at < 3 || (mh__token_read(in->m.idents[2], &token) && token == r->token);
+}
+
 void mh__tasks_on_result(mh__socket *s, mh__parcel *p, void *ctx)
 {
     static const char *const keys[] = {"status", "dependencies_met"};
@@ -224,14 +290,15 @@ void mh__tasks_on_result(mh__socket *s, mh__parcel *p, void *ctx)
     mh__json got[2];
     mh_bytes parent;
     bool is_met = true;
-    if (!mh__controller_admit(c, MH__CH_TASK_OUT, p, &in) || in.at != 2 || mh__parent_read(in.m.parent, &parent) ||
-        mh__json_pick(in.m.metadata, keys, 2, got))
+    if (!mh__controller_admit(c, MH__CH_TASK_OUT, p, &in) || mh__holds_take(c, MH__CH_TASK_OUT, &in) || in.at < 2 || in.at > 3 ||
+        mh__parent_read(in.m.parent, &parent) || mh__json_pick(in.m.metadata, keys, 2, got))
         return;
     mh__engine *e = mh__engine_find(c, in.m.idents[0]);
     mh__job *r = mh__job_find(c, parent);
-    if (!e || !r || !r->is_task || r->engine != e) {
+    if (!e || !r || !r->is_task || r->engine != e || !is_present(r, &in)) {
         mh__log(c, MH_LOG_INFO, "a late or unknown result was dropped");
         c->stats.dropped++;
+        c->stats.late++;
         return;
     }
     mh__json_bool(got[1], &is_met);
@@ -250,6 +317,30 @@ void mh__tasks_on_result(mh__socket *s, mh__parcel *p, void *ctx)
 
 /* ---- actions --------------------------------------------------------------------------------- */
 
+/* [engine, client, token, message...]: engines give identities back as they got them. */
+static mh_err build_assignment(mh_controller *c, const mh__job *r, const mh__engine *e)
+{
+    char token[MH__TOKEN_SIZE + 1];
+    const mh__parcel *request = r->request.parcel;
+    mh__token_write(r->token, token);
+    mh__parcel_clear(c->out);
+    mh_err err = mh__parcel_add(c->out, e->name.key);
+    if (!err)
+        err = mh__parcel_share(c->out, request, 0, 1);
+    if (!err)
+        err = mh__parcel_add(c->out, (mh_bytes){token, MH__TOKEN_SIZE});
+    return err ? err : mh__parcel_share(c->out, request, r->request.at, mh__parcel_count(request) - r->request.at);
+}
+
+static void take_up(mh_controller *c, mh__job *r, mh__engine *e, mh_sched_worker worker, uint32_t epoch)
+{
+    r->worker = worker;
+    r->epoch = epoch;
+    c->unassigned_count -= r->is_unassigned;
+    r->is_unassigned = false;
+    mh__job_at_engine(r, e);
+}
+
 static void carry_out_assign(mh_controller *c, const mh_sched_action *a, mh__job *r)
 {
     mh__engine *e = mh__engine_of_worker(c, a->worker);
@@ -257,49 +348,43 @@ static void carry_out_assign(mh_controller *c, const mh_sched_action *a, mh__job
         (void)!mh_sched_revoked(c->sched, a->worker, a->task, a->epoch, true);
         return;
     }
-    r->worker = a->worker;
-    r->epoch = a->epoch;
-    c->unassigned_count -= r->is_unassigned;
-    r->is_unassigned = false;
-    mh__job_at_engine(r, e);
+    take_up(c, r, e, a->worker, a->epoch);
+    r->token = (uint64_t)c->generation << 32 | (uint32_t)++c->last_attempt;
     if (r->result.parcel)
         mh__parcel_clear(r->result.parcel); /* of an attempt that failed */
-    mh__parcel_clear(c->out);
-    mh_err err = mh__parcel_add(c->out, e->name.key);
-    if (!err)
-        err = mh__parcel_share(c->out, r->request.parcel, 0, mh__parcel_count(r->request.parcel));
-    if (err)
+    mh_err err = build_assignment(c, r, e);
+    if (err) {
         mh__controller_fail(c, err);
-    else
-        mh__outbox_send(c, MH__CH_TASK_OUT, c->out);
+        return;
+    }
+    mh__durable_place(c, r);
+    mh__outbox_send(c, MH__CH_TASK_OUT, c->out);
 }
 
-/* [engine, client, message...] goes to [client, engine, message...]. */
-static void forward_result(mh_controller *c, mh__job *r)
+void mh__tasks_adopt(mh_controller *c, mh__job *r, mh__engine *e)
 {
-    const mh__parcel *p = r->result.parcel;
-    if (!mh__parcel_frames(p)[1].size)
-        return; /* sent again by the hub: nobody waits for it here */
-    mh__parcel_clear(c->out);
-    mh_err err = mh__parcel_share(c->out, p, 1, 1);
-    if (!err)
-        err = mh__parcel_share(c->out, p, 0, 1);
-    if (!err)
-        err = mh__parcel_share(c->out, p, 2, mh__parcel_count(p) - 2);
-    if (err)
-        mh__controller_fail(c, err);
-    else
-        mh__outbox_send(c, MH__CH_TASK_IN, c->out);
+    uint32_t epoch;
+    if (mh_sched_adopt(c->sched, e->worker, r->task, &epoch))
+        return; /* it waits for others: then no engine can have it */
+    take_up(c, r, e, e->worker, epoch);
+    r->is_adopted = true;
+}
+
+void mh__tasks_give_back(mh_controller *c, mh__job *r)
+{
+    r->is_adopted = false;
+    mh__job_at_engine(r, NULL);
+    r->is_unassigned = true;
+    c->unassigned_count++;
+    (void)!mh_sched_revoked(c->sched, r->worker, r->task, r->epoch, true);
 }
 
 static void carry_out_done(mh_controller *c, const mh_sched_action *a, mh__job *r)
 {
     bool is_answered = r->result.parcel && mh__parcel_count(r->result.parcel) > 0;
-    if (is_answered && (a->outcome == MH_SCHED_OK || a->outcome == MH_SCHED_FAILED))
-        forward_result(c, r);
-    else
+    if (!is_answered || (a->outcome != MH_SCHED_OK && a->outcome != MH_SCHED_FAILED))
         answer_outcome(c, r, a->outcome);
-    mh__job_end(c, r, a->outcome);
+    mh__job_answer(c, r, a->outcome);
 }
 
 void mh__tasks_run(mh_controller *c)

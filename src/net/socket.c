@@ -266,6 +266,7 @@ static mh_err set_options(mh__socket *s, const mh__socket_options *o)
         {ZMQ_HEARTBEAT_IVL, o->heartbeat_ms, o->heartbeat_ms > 0},
         {ZMQ_HEARTBEAT_TIMEOUT, o->heartbeat_ms * HEARTBEATS_MISSED, o->heartbeat_ms > 0},
         {ZMQ_ROUTER_MANDATORY, 1, o->kind == MH__ROUTER},
+        {ZMQ_XPUB_VERBOSE, 1, o->kind == MH__XPUB && o->tell_all_subscriptions},
         {ZMQ_RECONNECT_IVL, 50, true},
         {ZMQ_RECONNECT_IVL_MAX, 1000, true},
     };

@@ -40,6 +40,7 @@ typedef struct mh__socket_options {
     int64_t frame_bytes_max;   /* a peer that announces a larger frame is cut off; 0: 2 GiB + 64 KiB */
     int linger_ms;             /* how long close may go on sending; 0: 1,000; negative: not at all */
     int heartbeat_ms;          /* ping peers so often; those that don't answer within three of it are cut off; 0: don't */
+    bool tell_all_subscriptions; /* XPUB: those too that it has from somebody else */
     int backlog;               /* connections that wait to be accepted; 0: 1,024 */
     const char *curve_secret;  /* server: encrypt, and be the one with this secret key (Z85) */
     const char *curve_server;  /* client: the server's public key; with curve_public and curve_own_secret */

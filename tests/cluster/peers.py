@@ -114,11 +114,14 @@ def receive(socket: zmq.Socket[bytes], seconds: float = SOON_S) -> Message:
 
 
 class Client(Peer):
-    def __init__(self, controller: Controller) -> None:
+    """With a name of its own (as stock clients have) it is still known to a controller that was started again."""
+
+    def __init__(self, controller: Controller, *, is_named: bool = False) -> None:
         super().__init__(controller.client)
-        self.query = self.socket(zmq.DEALER, "registration")
-        self.task = self.socket(zmq.DEALER, "task")
-        self.mux = self.socket(zmq.DEALER, "mux")
+        identity = self.name.encode() if is_named else b""
+        self.query = self.socket(zmq.DEALER, "registration", identity=identity)
+        self.task = self.socket(zmq.DEALER, "task", identity=identity)
+        self.mux = self.socket(zmq.DEALER, "mux", identity=identity)
         self.control = self.socket(zmq.DEALER, "control")
         self.notification = self.socket(zmq.SUB, "notification")
         self.notification.subscribe(b"")

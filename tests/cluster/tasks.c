@@ -1,6 +1,8 @@
 /* The task library of test_engine.py. */
 #include <manyhands/engine.h>
 
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -68,6 +70,26 @@ static mh_err squares(mh_task *task, void *ctx)
     return err;
 }
 
+/* Add a line to the file that the input names, then wait until "<name>.go" is there: who runs how often, and until when. */
+static mh_err mark(mh_task *task, void *ctx)
+{
+    char path[512], go[520];
+    mh_bytes in = mh_task_input(task);
+    (void)ctx;
+    if (in.size >= sizeof path)
+        return MH_ERR_INVALID;
+    memcpy(path, in.data, in.size);
+    path[in.size] = 0;
+    snprintf(go, sizeof go, "%s.go", path);
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (fd < 0 || write(fd, "ran\n", 4) != 4)
+        return MH_ERR_SYSTEM;
+    close(fd);
+    while (access(go, F_OK) < 0)
+        usleep(2000);
+    return mh_task_reply(task, in);
+}
+
 static const mh_task_entry entries[] = {{"square", square}, {"reverse", reverse}, {"complain", complain}, {"die", die},
-                                        {"await_file", await_file}, {"squares", squares}};
-MH_API const mh_task_library mh_tasks = {MH_TASK_LIBRARY_ABI, 6, entries, (void *)(uintptr_t)"that is no number"};
+                                        {"await_file", await_file}, {"squares", squares}, {"mark", mark}};
+MH_API const mh_task_library mh_tasks = {MH_TASK_LIBRARY_ABI, 7, entries, (void *)(uintptr_t)"that is no number"};
