@@ -381,6 +381,14 @@ def test_dependencies(rc):
         return math.sqrt(square(x))  # noqa: F821
 
     assert view.apply_sync(root, 3) == 3
+    for flags, problem in (({"after": 5}, ValueError), ({"timeout": -1}, ValueError), ({"timeout": "x"}, TypeError), ({"retries": "x"}, TypeError),
+                           ({"colour": 1}, KeyError)):
+        with pytest.raises(problem):
+            view.set_flags(**flags)
+
+
+def test_conditions_of_engines(rc):
+    view = rc.load_balanced_view()
     rc[1]["here"] = True
 
     @ipp.depend(ipp.interactive(lambda: globals().get("here", False)))
@@ -390,10 +398,6 @@ def test_dependencies(rc):
         return os.getpid()
 
     assert {view.apply_sync(where) for _ in range(4)} == {rc[1].apply_sync(os.getpid)}
-    for flags, problem in (({"after": 5}, ValueError), ({"timeout": -1}, ValueError), ({"timeout": "x"}, TypeError), ({"retries": "x"}, TypeError),
-                           ({"colour": 1}, KeyError)):
-        with pytest.raises(problem):
-            view.set_flags(**flags)
 
 
 def test_aborting(rc):

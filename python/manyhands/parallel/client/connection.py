@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Found", "current_profile", "find", "leave_private", "may_start", "text_of", "tunnel"]
+__all__ = ["Found", "current_profile", "find", "may_start", "text_of", "tunnel"]
 
 _NEEDED = ("interface", "registration", "control", "mux", "task", "iopub", "notification", "signature_scheme")
 _PORTS = ("registration", "control", "mux", "task", "iopub", "notification", "broadcast")
@@ -26,7 +26,7 @@ _SAY_AFTER = 0.5
 
 @dataclass
 class Found:
-    """What a connection file says, and the private cluster that was started where there was none."""
+    """What a connection file says, and the private cluster that runs where there was none: it ends with this process."""
 
     config: dict[str, Any]
     private: Any = None
@@ -143,14 +143,7 @@ def _start_private(path: Path) -> Found:
     except ImportError:
         raise FileNotFoundError(f"Connection file {_short(path)} not found: no controller runs (`manyhands start` starts one).") from None
     started = private.start()
-    return Found(check(started.connection_info), started)
-
-
-def leave_private(cluster: Any) -> None:
-    """The client of a private cluster was closed."""
-    leave = getattr(cluster, "release", None)
-    if leave is not None:
-        leave()
+    return Found(read_file(Path(started.connection_file)), started)
 
 
 # ---- hosts ---------------------------------------------------------------------------------------------------------

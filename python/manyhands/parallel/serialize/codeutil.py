@@ -5,6 +5,7 @@ They travel raw, so both ends need the same minor version of CPython.
 
 from __future__ import annotations
 
+import copyreg
 import inspect
 import types
 from typing import Any
@@ -23,3 +24,6 @@ def code_ctor(*args: Any) -> types.CodeType:
 def reduce_code(code: types.CodeType) -> tuple[Any, ...]:
     """What pickle wants of a code object."""
     return code_ctor, tuple(getattr(code, field) for field in _FIELDS)
+
+
+copyreg.pickle(types.CodeType, reduce_code)  # as ipyparallel does: what was canned can be pickled by others, too
