@@ -56,12 +56,12 @@ def _require(*modules: str, **mapping: Any) -> bool:
     """Import modules and define names in the engine's namespace; UnmetDependency when a module is missing there."""
     import sys
 
-    if "manyhands.parallel.engine.executor" in sys.modules:
-        from manyhands.parallel.error import UnmetDependency
-        from manyhands.parallel.serialize import uncan
-    else:  # a stock engine
-        from ipyparallel.error import UnmetDependency  # type: ignore[no-redef, import-not-found, import-untyped, unused-ignore]
-        from ipyparallel.serialize import uncan  # type: ignore[no-redef, import-not-found, import-untyped, unused-ignore]
+    if "ipyparallel.engine.kernel" in sys.modules:  # a stock engine
+        from ipyparallel.error import UnmetDependency  # type: ignore[import-not-found, import-untyped, unused-ignore]
+        from ipyparallel.serialize import uncan  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    else:
+        from manyhands.parallel.error import UnmetDependency  # type: ignore[no-redef, unused-ignore]
+        from manyhands.parallel.serialize import uncan  # type: ignore[no-redef, unused-ignore]
     user_ns = globals()
     for name in modules:
         try:

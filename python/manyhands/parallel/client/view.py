@@ -441,8 +441,8 @@ def _use_pickler(which: str) -> None:
     import importlib
     import sys
 
-    ours = "manyhands.parallel.engine.executor" in sys.modules
-    getattr(importlib.import_module("manyhands.parallel.serialize" if ours else "ipyparallel.serialize"), which)()
+    is_stock = "ipyparallel.engine.kernel" in sys.modules
+    getattr(importlib.import_module("ipyparallel.serialize" if is_stock else "manyhands.parallel.serialize"), which)()
 
 
 class BroadcastView(DirectView):
