@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CORES = len(os.sched_getaffinity(0))
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 OURS, KERNEL = "Manyhands, pool", "the same kernel, one process"
-APPS = ("md", "video", "nn", "squares", "options", "words")
+APPS = ("md", "video", "nn", "search", "squares", "options", "words")
 
 
 @dataclass

@@ -36,7 +36,7 @@ run %d
 def ours(*arguments: Any) -> dict[str, Any]:
     text = run_program([MELT, "--steps", STEPS, "--thermo", STEPS, "--quiet", *arguments])
     first, last = re.findall(r"^ *\d+ +\S+ +(\S+) +(\S+)$", text, re.M)[0::1]
-    return {"seconds": float(re.search(r"in (\S+) s", text)[1]), "pair_energy": float(last[0]), "drift": float(last[1]) - float(first[1]),
+    return {"seconds": float(re.search(r"steps in (\S+) s", text)[1]), "pair_energy": float(last[0]), "drift": float(last[1]) - float(first[1]),
             "state": re.search(r"state (\w+)", text)[1]}
 
 

@@ -7,6 +7,8 @@
  */
 #include "lj.h"
 
+#include "../team.h"
+
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -21,7 +23,6 @@
 #define CUT 2.5
 #define SKIN 0.3
 #define TIME_STEP 0.005
-#define SPIN_NS (300 * MH_MICROSECOND) /* a step takes milliseconds, and sleeping takes tens of microseconds */
 
 enum {
     EVERY = 20,    /* steps between two list makings */
@@ -234,26 +235,7 @@ static mh_err no_action(void *memory)
 
 static mh_err meet_alone(void *memory, mh_err (*action)(void *)) { return action(memory); }
 
-/* A wait at the barrier that spins for a while before it sleeps. */
-static mh_err meet_at_barrier(void *memory, mh_err (*action)(void *))
-{
-    mh_barrier *b = &((header *)memory)->barrier;
-    mh_deadline until = mh_deadline_in(120 * MH_SECOND), spin_until = mh_deadline_in(SPIN_NS);
-    mh_barrier_ticket ticket;
-    mh_err err;
-    while ((err = mh_barrier_arrive(b, until, &ticket)) == MH_ERR_INTERRUPTED)
-        ;
-    if (err)
-        return err;
-    if (ticket.is_last) {
-        err = action(memory);
-        return err ? err : mh_barrier_open(b, &ticket);
-    }
-    do
-        err = mh_barrier_await(b, &ticket, mh_now() < spin_until ? MH_NOW : until);
-    while (err == MH_ERR_INTERRUPTED || (err == MH_ERR_TIMEOUT && mh_now() < until));
-    return err;
-}
+static mh_err meet_at_barrier(void *memory, mh_err (*action)(void *)) { return team_meet(&((header *)memory)->barrier, memory, action); }
 
 /* ---- sorting --------------------------------------------------------------------------------- */
 
@@ -659,6 +641,8 @@ mh_err lj_begin(void *memory)
     h->step = (uint32_t)(h->mark >> 8);
     return mh_barrier_init(&h->barrier, h->options.workers);
 }
+
+mh_barrier *lj_barrier(void *memory) { return &((header *)memory)->barrier; }
 
 void lj_abort(void *memory) { (void)mh_barrier_abort(&((header *)memory)->barrier); }
 

@@ -58,6 +58,8 @@ LJ_EXPORT mh_err lj_begin(void *memory);
 LJ_EXPORT mh_err lj_work(void *memory, uint32_t rank);
 /* Make the others give up: whoever sees a member die calls it, for those that wait for it cannot know. */
 LJ_EXPORT void lj_abort(void *memory);
+/* Where the team meets. */
+LJ_EXPORT mh_barrier *lj_barrier(void *memory);
 
 /* The same with another way to meet: the last of the team to come calls action(memory) before anyone goes on. */
 typedef mh_err (*lj_meet_fn)(void *memory, mh_err (*action)(void *memory));

@@ -10,6 +10,7 @@
  *     --kill STEP    a worker is killed in the middle of that step; the others go back to the last list making, and nothing changes
  *     --start FILE   write the velocities at the start, a line an atom
  */
+#include "../team.h"
 #include "lj.h"
 
 #include <getopt.h>
@@ -19,7 +20,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define TEAMS_MOST 5 /* teams that lost a member until we give up */
+static void *shared; /* mapped before the pool was made: the workers inherit it */
 
 static void check(mh_err err, const char *what)
 {
@@ -33,7 +34,9 @@ static void check(mh_err err, const char *what)
 
 static bool is_quiet;
 
-static void show_progress(const void *memory, uint32_t steps)
+static uint32_t steps;
+
+static void show_progress(const void *memory)
 {
     static uint32_t shown = UINT32_MAX;
     uint32_t step = lj_step(memory), width = 40, filled = steps ? step * width / (steps + 1) : width;
@@ -44,93 +47,7 @@ static void show_progress(const void *memory, uint32_t steps)
             step < steps ? step : steps, steps, step > steps ? "\n" : "");
 }
 
-/* ---- teams ----------------------------------------------------------------------------------- */
-
-static void *shared; /* mapped before the pool was made: the workers inherit it */
-
-static mh_err work(mh_task *task, void *ctx)
-{
-    (void)ctx;
-    uint32_t rank;
-    if (mh_task_input(task).size != sizeof rank)
-        return MH_ERR_INVALID;
-    memcpy(&rank, mh_task_input(task).data, sizeof rank);
-    return lj_work(shared, rank);
-}
-
-/* Take a member's result, showing progress meanwhile. When it died, the others wait for it at the barrier: tell them. */
-static mh_err await_member(mh_future *f, uint32_t steps)
-{
-    mh_err err;
-    mh_result result;
-    while ((err = mh_future_result(f, mh_deadline_in(100 * MH_MILLISECOND), &result)) == MH_ERR_TIMEOUT || err == MH_ERR_INTERRUPTED)
-        show_progress(shared, steps);
-    check(err, "result");
-    err = result.err;
-    mh_result_release(&result);
-    if (err)
-        lj_abort(shared);
-    return err;
-}
-
-static bool any_done(mh_future **members, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++)
-        if (members[i] && mh_future_is_done(members[i]))
-            return true;
-    return false;
-}
-
-/* One team, to its end or to the death of a member. *lost is whether one was lost. */
-static mh_err run_team(mh_pool *pool, const lj_options *o, bool *lost)
-{
-    mh_future *members[256] = {NULL};
-    mh_err first = MH_OK;
-    check(lj_begin(shared), "barrier");
-    for (uint32_t rank = 0; rank < o->workers; rank++)
-        check(mh_pool_submit(pool, (mh_bytes){&rank, sizeof rank}, NULL, &members[rank]), "submit");
-    *lost = false;
-    for (uint32_t left = o->workers; left > 0;) {
-        /* whichever ends first, for it may be the dead one */
-        while (!any_done(members, o->workers)) {
-            for (uint32_t i = 0; i < o->workers; i++)
-                if (members[i]) {
-                    mh_err err = mh_future_wait(members[i], mh_deadline_in(20 * MH_MILLISECOND));
-                    if (err != MH_ERR_TIMEOUT && err != MH_ERR_INTERRUPTED)
-                        check(err, "wait");
-                    break;
-                }
-            show_progress(shared, o->steps);
-        }
-        for (uint32_t i = 0; i < o->workers; i++) {
-            if (!members[i] || !mh_future_is_done(members[i]))
-                continue;
-            mh_err err = await_member(members[i], o->steps);
-            mh_future_release(&members[i]);
-            left--;
-            *lost |= err == MH_ERR_WORKER_LOST;
-            if (err && (!first || first == MH_ERR_BROKEN))
-                first = err;
-        }
-    }
-    return first;
-}
-
-static void run_pool(const lj_options *o)
-{
-    mh_pool *pool = NULL;
-    check(mh_pool_create(&pool, &(mh_pool_options){.run = work, .workers = o->workers}), "pool");
-    mh_err err = MH_OK;
-    for (int team = 0; team < TEAMS_MOST; team++) {
-        bool lost;
-        err = run_team(pool, o, &lost);
-        if (!lost)
-            break;
-        fprintf(stderr, "melt: a worker was lost; a new team goes on from the last list making\n");
-    }
-    check(err, "simulation");
-    mh_pool_destroy(&pool);
-}
+/* ---- OpenMP ---------------------------------------------------------------------------------- */
 
 #if defined _OPENMP
 static mh_err meet_openmp(void *memory, mh_err (*action)(void *))
@@ -242,25 +159,25 @@ int main(int argc, char **argv)
         o.workers = (uint32_t)mh_pool_default_workers();
     if (lj_check(&o))
         return 2;
+    steps = o.steps;
     mh_shm *memory = NULL;
     check(mh_shm_create(&memory, lj_bytes(&o)), "memory");
     shared = mh_shm_data(memory);
     check(lj_init(shared, &o), "start");
     if (start)
         write_start(start);
-    int64_t began = mh_now();
+    team t = {"melt", o.workers, shared, mh_shm_size(memory), lj_begin, lj_work, lj_abort, show_progress, lj_barrier(shared), 0, 0};
     if (openmp) {
+        int64_t began = mh_now();
         run_openmp(&o);
-    } else if (o.workers == 1) {
-        check(lj_begin(shared), "barrier");
-        check(lj_work(shared, 0), "simulation");
+        t.work_ns = mh_now() - began;
     } else {
-        run_pool(&o);
+        team_run(&t);
     }
-    double seconds = (double)(mh_now() - began) / MH_SECOND;
-    show_progress(shared, o.steps);
+    show_progress(shared);
     print_records();
-    printf("%zu atoms, %u workers: %u steps in %.3f s\nstate %016" PRIx64 "\n", lj_atoms(shared), o.workers, o.steps, seconds, digest());
+    printf("%zu atoms, %u workers: %u steps in %.3f s, started in %.3f s\nstate %016" PRIx64 "\n", lj_atoms(shared), o.workers, o.steps,
+           (double)t.work_ns / MH_SECOND, (double)t.start_ns / MH_SECOND, digest());
     mh_shm_destroy(&memory);
     return 0;
 }

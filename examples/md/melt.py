@@ -22,9 +22,7 @@ from manyhands import shared_array
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import native # noqa: E402
-
-TEAMS_MOST = 5
-BROKEN = 13 # MH_ERR_BROKEN: another member of the team gave up or died
+import team # noqa: E402
 
 
 class Options(ctypes.Structure):
@@ -81,36 +79,16 @@ class Melt:
     def run(self, progress: bool = False) -> Result:
         """Run all steps; with one worker in this process."""
         start = time.perf_counter()
-        native.check("barrier", self.lib.lj_begin(self.memory))
         if self.options.workers == 1:
+            native.check("begin", self.lib.lj_begin(self.memory))
             native.check("simulation", self.lib.lj_work(self.memory, 0))
         else:
-            with manyhands.Pool(self.options.workers) as pool, tqdm(total=self.options.steps, unit="step", disable=not progress) as bar:
-                for _ in range(TEAMS_MOST):
-                    if self._run_team(pool, bar):
-                        break
-                    native.check("barrier", self.lib.lj_begin(self.memory)) # back to the last list making
-                else:
-                    raise SystemExit(f"{TEAMS_MOST} teams in a row lost a member")
+            with tqdm(total=self.options.steps, unit="step", disable=not progress) as bar:
+                def show() -> None:
+                    bar.update(min(self.lib.lj_step(self.memory), self.options.steps) - bar.n)
+                team.run(self.options.workers, lambda: self.lib.lj_begin(self.memory), work, (self.state,),
+                         lambda: self.lib.lj_abort(self.memory), show)
         return self._result(time.perf_counter() - start)
-
-    def _run_team(self, pool: manyhands.Pool, bar: tqdm) -> bool:
-        """False when a member was lost. The others wait for it at the barrier and cannot know: hence lj_abort."""
-        members = {pool.apply_async(work, (self.state, rank)) for rank in range(self.options.workers)}
-        lost, errors = False, set()
-        while members:
-            next(iter(members)).wait(0.02)
-            for member in [m for m in members if m.ready()]:
-                members.remove(member)
-                try:
-                    errors.add(member.get())
-                except manyhands.WorkerLost:
-                    lost = True
-                    self.lib.lj_abort(self.memory)
-            bar.update(min(self.lib.lj_step(self.memory), self.options.steps) - bar.n)
-        if not lost:
-            native.check("simulation", next(iter(errors - {0, BROKEN}), max(errors)))
-        return not lost
 
     def _result(self, seconds: float) -> Result:
         positions, velocities = numpy.empty((2, self.lib.lj_atoms(self.memory), 3))

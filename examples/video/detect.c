@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define RETRIES 3 /* of a piece of work whose worker was killed */
@@ -31,6 +32,7 @@ static void check(mh_err err, const char *what)
 }
 
 static void *shared; /* mapped before the pool was made: the workers inherit it */
+static size_t shared_size;
 static motion_reader *reader;
 static motion_writer *writer;
 static FILE *boxes;
@@ -185,10 +187,20 @@ static void read_frame(line *l)
     l->read += is_complete;
 }
 
+/* A new worker has none of the memory's pages mapped. One call brings them all, where a fault each would cost ten times as much. */
+static mh_err populate(void *ctx)
+{
+    (void)ctx;
+#if defined MADV_POPULATE_WRITE
+    (void)!madvise(shared, shared_size, MADV_POPULATE_WRITE); /* a hint: older kernels do not know it */
+#endif
+    return MH_OK;
+}
+
 static void run_pool(uint32_t workers, uint32_t slots)
 {
     line l = {.slots = slots};
-    check(mh_pool_create(&l.pool, &(mh_pool_options){.run = work, .workers = workers}), "pool");
+    check(mh_pool_create(&l.pool, &(mh_pool_options){.worker = {.run = work, .initialize = populate}, .workers = workers}), "pool");
     check(mh_stream_create(&l.stream, l.pool, &(mh_stream_options){.defaults = {.lost_retries = RETRIES}}), "stream");
     while (!l.is_read_out || l.written < l.read) {
         bool may_read = !l.is_read_out && l.read - l.written < slots;
@@ -251,6 +263,7 @@ int main(int argc, char **argv)
     mh_shm *memory = NULL;
     check(mh_shm_create(&memory, motion_bytes(&size, slots)), "memory");
     shared = mh_shm_data(memory);
+    shared_size = mh_shm_size(memory);
     check(motion_init(shared, &size, slots), "memory");
     if (kill != UINT32_MAX)
         motion_kill(shared, kill);
