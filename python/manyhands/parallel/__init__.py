@@ -63,9 +63,11 @@ if _typing.TYPE_CHECKING:
     from .client.view import DirectView as DirectView
     from .client.view import LoadBalancedView as LoadBalancedView
     from .client.view import ViewExecutor as ViewExecutor
+    from .cluster import Cluster as Cluster
+    from .cluster import ClusterManager as ClusterManager
 
 __all__ = [
-    "ALL_COMPLETED", "AlreadyDisplayedError", "AsyncHubResult", "AsyncMapResult", "AsyncResult", "BroadcastView", "Client", "CompositeError",
+    "ALL_COMPLETED", "AlreadyDisplayedError", "AsyncHubResult", "AsyncMapResult", "AsyncResult", "BroadcastView", "Client", "Cluster", "ClusterManager", "CompositeError",
     "Dependency", "DependencyTimeout", "DirectView", "EngineError", "FIRST_COMPLETED", "FIRST_EXCEPTION", "IPythonError",
     "ImpossibleDependency", "InvalidDependency", "KernelError", "LoadBalancedView", "NoEnginesRegistered", "ParallelFunction", "PrePickled",
     "Reference", "RemoteError", "RemoteFunction", "TaskAborted", "TaskRejectError", "TaskTimeout", "TimeoutError", "UnmetDependency",

@@ -28,7 +28,8 @@ _current: Private | None = None
 class Private:
     """A private cluster that runs.
 
-    connection_file: what a client connects by. engines: how many were started. folder: where its files are, until it ends.
+    connection_file: what a client connects by. connection_info: what is in it. engines: how many were started. folder: where its files
+    are, until it ends. Each start() takes part in it, until release(); the last release ends it.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], said: dict[str, Any]) -> None:
@@ -37,6 +38,9 @@ class Private:
         self.connection_file: str = said["connection_file"]
         self.folder: str = said["profile_dir"]
         self.engines: int = said["engines"]
+        with open(self.connection_file) as f:
+            self.connection_info: dict[str, Any] = json.load(f)
+        self._users = 0  # guarded by _lock
 
     def __repr__(self) -> str:
         return f"<Private({self.engines} engines, {'running' if self.is_running() else 'ended'})>"
@@ -44,6 +48,14 @@ class Private:
     def is_running(self) -> bool:
         """Whether it runs, and is this process's and not that of a parent which was forked."""
         return self._owner == os.getpid() and self._process.poll() is None
+
+    def release(self) -> None:
+        """Somebody who called start() is done with it."""
+        with _lock:
+            self._users -= 1
+            if self._users > 0:
+                return
+        self.close()
 
     def close(self) -> None:
         """End it, and wait until nothing of it is left. Closing it again does nothing."""
@@ -75,8 +87,10 @@ def start(n: int | None = None, *, timeout: float = _TIMEOUT_S, quiet: bool = Fa
     with _lock:
         running = current()
         if running is not None:
+            running._users += 1
             return running
         _current = _launch(n, timeout)
+        _current._users = 1
         atexit.register(_current.close)
     if not quiet:
         engines = f"{_current.engines} engine{'' if _current.engines == 1 else 's'}"
