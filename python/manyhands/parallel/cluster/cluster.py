@@ -319,12 +319,11 @@ class Cluster(AsyncFirst, Configurable):
         if self.controller is not None:
             raise RuntimeError("controller is already running. Call stop_controller() first.")
         os.makedirs(os.path.join(self.profile_dir, "security"), mode=0o700, exist_ok=True)
-        args = list(self.controller_args)
-        args += [f"--ip={self.controller_ip}"] if self.controller_ip else []
+        controller = self.controller_launcher_class(parent=self, log=self.log, profile_dir=self.profile_dir, cluster_id=self.cluster_id, **kwargs)
+        args = [f"--ip={self.controller_ip}"] if self.controller_ip else []
         args += [f"--location={self.controller_location}"] if self.controller_location else []
-        controller = self.controller_launcher_class(
-            parent=self, log=self.log, profile_dir=self.profile_dir, cluster_id=self.cluster_id, **{"controller_args": args, **kwargs})
-        for path in () if {"--reuse", "--restore"} & set(args) else controller.connection_files.values():
+        controller.controller_args = [*controller.controller_args, *args, *self.controller_args]
+        for path in () if {"--reuse", "--restore"} & set(controller.controller_args) else controller.connection_files.values():
             Path(path).unlink(missing_ok=True)  # of a controller that was killed: nobody may take it for this one's
         self.controller = controller
         self.log.info(f"Starting controller with {self.controller_launcher_class.__name__}")

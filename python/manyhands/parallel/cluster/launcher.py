@@ -36,8 +36,24 @@ __all__ = [
     "MPIEngineSetLauncher", "MPILauncher", "NotRunning", "PBSControllerLauncher", "PBSEngineSetLauncher", "PBSLauncher", "ProcessStateError",
     "SGEControllerLauncher", "SGEEngineSetLauncher", "SGELauncher", "SSHControllerLauncher", "SSHEngineLauncher", "SSHEngineSetLauncher", "SSHLauncher",
     "SSHProxyEngineSetLauncher", "SlurmControllerLauncher", "SlurmEngineSetLauncher", "SlurmLauncher", "UnknownStatus", "abbreviate_launcher_class",
-    "all_launchers", "find_launcher_class",
+    "WindowsHPCControllerLauncher", "WindowsHPCEngineSetLauncher", "WindowsHPCLauncher", "all_launchers", "find_launcher_class",
 ]
+
+# As ipyparallel's programs find them here.
+SIGTERM, SIGKILL = signal.SIGTERM, signal.SIGKILL
+
+
+def _command(*arguments: str) -> list[str]:
+    """The command where it is; where it is missing, starting it says so."""
+    try:
+        return [find_command(), *arguments]
+    except FileNotFoundError:
+        return ["manyhands", *arguments]
+
+
+ipcontroller_cmd_argv = _command("controller")
+ipengine_cmd_argv = _command("engine", f"--python={sys.executable}")
+ipcluster_cmd_argv = _command()
 
 _LOOK_S = 0.02
 _REGISTERED = re.compile(r"ompleted registration with id (\d+)")
@@ -200,7 +216,7 @@ class ControllerLauncher(BaseLauncher):
 
     name = Option("ipcontroller", kind=str)
     controller_cmd = Option(lambda self: [find_command(), "controller"], kind=(list, tuple))
-    controller_args = Option(lambda self: list(getattr(self.parent, "controller_args", [])), kind=(list, tuple))
+    controller_args = Option([], kind=(list, tuple))
     connection_info_timeout = Option(60.0, kind=(int, float))
 
     async def get_connection_info(self, timeout: float | None = None) -> dict[str, Any]:
@@ -921,6 +937,21 @@ class SlurmEngineSetLauncher(SlurmLauncher, BatchEngineSetLauncher):
     """Engines as the tasks of one Slurm job."""
 
 
+class WindowsHPCLauncher(BaseLauncher):
+    """A name of ipyparallel's: this is not Windows."""
+
+    def start(self, *args: Any, **kwargs: Any) -> Any:
+        raise LauncherError("Windows HPC Server clusters are not supported: manyhands runs on Linux")
+
+
+class WindowsHPCControllerLauncher(WindowsHPCLauncher, ControllerLauncher):
+    """The same."""
+
+
+class WindowsHPCEngineSetLauncher(WindowsHPCLauncher, EngineLauncher):
+    """The same."""
+
+
 # ---- finding them ----------------------------------------------------------------------------------
 
 _KINDS = ("controller", "engine")
@@ -932,7 +963,9 @@ _NAMES: dict[str, dict[str, type[BaseLauncher]]] = {
                "mpi": MPIEngineSetLauncher, "pbs": PBSEngineSetLauncher, "sge": SGEEngineSetLauncher, "slurm": SlurmEngineSetLauncher,
                "ssh": SSHEngineSetLauncher, "sshproxy": SSHProxyEngineSetLauncher},
 }
-all_launchers: list[type[BaseLauncher]] = [kind for names in _NAMES.values() for kind in names.values()]
+all_launchers: list[type[BaseLauncher]] = [
+    kind for kind in list(globals().values())
+    if isinstance(kind, type) and issubclass(kind, (LocalProcessLauncher, BatchSystemLauncher)) and kind not in (LocalProcessLauncher, BatchSystemLauncher)]
 
 
 def find_launcher_class(name: str, kind: str) -> type[BaseLauncher]:
