@@ -194,7 +194,13 @@ class BaseContext(SyncContext, _std.BaseContext):  # type: ignore[misc]
 
     def Pool(self, processes: int | None = None, initializer: Callable[..., object] | None = None,  # type: ignore[override]
              initargs: Iterable[Any] = (), maxtasksperchild: int | None = None, **options: Any) -> _Pool:
-        """A pool of worker processes: see `manyhands.pool.Pool`, which takes the same arguments."""
+        """A pool of worker processes: see `manyhands.pool.Pool`, which takes the same arguments. With cluster=, a pool on the engines of that
+        client of `manyhands.parallel`: see `manyhands.parallel.pool.ClusterPool`."""
+        if (cluster := options.pop("cluster", None)) is not None:
+            from .parallel.pool import ClusterPool
+
+            pool: Any = ClusterPool(cluster, processes, initializer, initargs, maxtasksperchild, **options)
+            return pool  # type: ignore[no-any-return]
         from .pool import Pool
 
         return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context(), **options)

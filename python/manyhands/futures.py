@@ -301,9 +301,18 @@ class ProcessPoolExecutor(_core.Executor, Executor):
 
     _pool_class = _ExecutorPool
 
+    def __new__(cls, *args: Any, cluster: Any = None, **options: Any) -> Any:
+        """With cluster=, an executor on the engines of that client of `manyhands.parallel`: a `manyhands.parallel.pool.ClusterExecutor`."""
+        if cluster is None:
+            return super().__new__(cls)
+        from .parallel.pool import ClusterExecutor
+
+        return ClusterExecutor(cluster, *args, **options)
+
     def __init__(self, max_workers: int | None = None, mp_context: Any = None, initializer: Callable[..., object] | None = None,
                  initargs: Iterable[Any] = (), *, max_tasks_per_child: int | None = None, timeout: float | None = None,
-                 retries: _Retries = 0, memory: int | None = None, max_bytes_per_child: int | None = None, pin: bool = False) -> None:
+                 retries: _Retries = 0, memory: int | None = None, max_bytes_per_child: int | None = None, pin: bool = False,
+                 cluster: None = None) -> None:
         if max_workers is None:
             max_workers = _core.default_workers()
         if max_workers <= 0:
