@@ -96,6 +96,10 @@ def warm_engines():
 
 def serve(channel, bound):
     warm_engines()
+    try:
+        importlib.import_module("matplotlib.font_manager")  # its first import on a machine lists all fonts, for minutes
+    except ImportError:
+        pass
     for line in sys.stdin:
         wanted = {name.partition("::")[2] for name in json.loads(line)}
         file = next(iter(wanted)).partition("::")[0]

@@ -58,7 +58,7 @@ def not_applicable() -> list[tuple[str, str]]:
 
 
 # What `make check` runs of each pairing: the files that judge most what is new in it.
-_SHORT = {"A": ("test_lbview", "test_dependency"), "B": ("test_view", "test_executor")}
+_SHORT = {"A": ("test_lbview", "test_dependency"), "B": ("test_view",), "C": ("test_lbview", "test_executor", "test_remotefunction")}
 
 
 def is_short(test: str) -> bool:

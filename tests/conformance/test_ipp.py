@@ -17,7 +17,7 @@ import suites
 
 MISSING = ipp_suites.why_missing()
 TABLE = ipp_suites.not_applicable()
-NAMES = [] if MISSING else ipp_suites.list_tests(["A", "B"])
+NAMES = [] if MISSING else ipp_suites.list_tests(["A", "B", "C"])
 TESTS = [pytest.param(name, id=name, marks=() if ipp_suites.is_short(name) else pytest.mark.long) for name in NAMES]
 
 

@@ -7,7 +7,7 @@
 
 #include "sched/sched_state.h"
 
-enum { SIM_EVENTS = 1024, SIM_STEPS = 20000, SIM_QUEUE = 2 * SIM_TASKS, SIM_SPARE_WORKERS = 16 };
+enum { SIM_EVENTS = 1024, SIM_STEPS = 20000, SIM_QUEUE = 2 * SIM_TASKS, SIM_SPARE_WORKERS = 16, SIM_HOSTS = 3 };
 #define SIM_MS MH_MILLISECOND
 
 /* What a task does when it runs. */
@@ -28,6 +28,7 @@ typedef enum sim_kind {
     JOIN,
     RESIZE,
     CRASH,     /* a worker dies, or is cut off */
+    LOSE_HOST, /* all workers on one of SIM_HOSTS hosts at once */
     LEAVE,     /* the driver learns of it */
     ARRIVE,    /* an assignment reaches its worker */
     ASK_BACK,  /* so does a revocation */
@@ -203,6 +204,16 @@ static void crash_worker(sim *m, uint32_t w, mh_sched_cause cause, bool cut_off)
     if (worker->is_running)
         leave.task = worker->items[0].task;
     post(m, MH__MAX(arrival(m, w), m->now + SIM_MS), leave);
+}
+
+/* A host fails, or the network to it: the driver learns of each of its workers at another time. */
+static void lose_host(sim *m, const sim_event *e)
+{
+    if (m->worker_count + SIM_SPARE_WORKERS > SIM_WORKERS)
+        return;
+    m->report->hosts++;
+    for (uint32_t w = e->worker % SIM_HOSTS; w < m->worker_count; w += SIM_HOSTS)
+        crash_worker(m, w, MH_SCHED_DIED, e->flag);
 }
 
 static void leave_worker_event(sim *m, const sim_event *e)
@@ -518,6 +529,9 @@ static void handle(sim *m, const sim_event *e)
         if (e->worker < m->worker_count && m->worker_count + SIM_SPARE_WORKERS / 2 < SIM_WORKERS)
             crash_worker(m, e->worker, e->cause, e->flag);
         break;
+    case LOSE_HOST:
+        lose_host(m, e);
+        break;
     case LEAVE:
         leave_worker_event(m, e);
         break;
@@ -553,7 +567,7 @@ static void plan(sim *m)
         post(m, chance(m, 70) ? 0 : (int64_t)draw(m, 40) * SIM_MS, (sim_event){.kind = JOIN});
     post(m, 0, (sim_event){.kind = SUBMIT});
     for (uint32_t i = 0; i < faults; i++) {
-        static const sim_kind kinds[] = {CANCEL, CANCEL, CRASH, CRASH, RESIZE, JOIN, CANCEL_GROUP};
+        static const sim_kind kinds[] = {CANCEL, CANCEL, CRASH, CRASH, LOSE_HOST, RESIZE, JOIN, CANCEL_GROUP};
         sim_event e = {.kind = kinds[draw(m, MH__COUNT_OF(kinds))], .worker = draw(m, 8), .task = draw(m, SIM_TASKS),
                        .epoch = draw(m, 5), .cause = (mh_sched_cause)draw(m, 3), .flag = m->delay && chance(m, 30)};
         post(m, (int64_t)draw(m, (uint32_t)busy_ms) * SIM_MS, e);

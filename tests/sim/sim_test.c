@@ -7,7 +7,7 @@
 #include "base/number.h"
 #include "sim.h"
 
-enum { SEEDS = 5000, SEEDS_LONG = 100000, SEED_OF_VALIDATION = 4, REPLAYS = 20 };
+enum { SEEDS = 10000, SEEDS_LONG = 100000, SEED_OF_VALIDATION = 4, REPLAYS = 20 };
 
 static uint64_t seeds(void) { return getenv("MH_LONG") ? SEEDS_LONG : SEEDS; }
 
@@ -23,7 +23,7 @@ static void show(uint64_t seed, const char *what)
 static void test_histories(void **state)
 {
     (void)state;
-    uint64_t outcomes[MH_SCHED_REFUSED] = {0}, deaths = 0, kills = 0, late = 0, revoked = 0, reoffered = 0, refused = 0;
+    uint64_t outcomes[MH_SCHED_REFUSED] = {0}, deaths = 0, kills = 0, hosts = 0, late = 0, revoked = 0, reoffered = 0, refused = 0;
     for (uint64_t seed = 1; seed <= seeds(); seed++) {
         sim_report report;
         if (!sim_run(seed, NULL, seed % SEED_OF_VALIDATION == 0, &report)) {
@@ -34,6 +34,7 @@ static void test_histories(void **state)
             outcomes[i] += report.stats.outcomes[i];
         deaths += report.deaths;
         kills += report.kills;
+        hosts += report.hosts;
         late += report.stats.late;
         revoked += report.stats.revoked;
         reoffered += report.stats.reoffered;
@@ -42,7 +43,7 @@ static void test_histories(void **state)
     /* The simulation is worth something only while all of this happens in it. */
     for (size_t i = MH_SCHED_OK; i < MH__COUNT_OF(outcomes); i++)
         assert_true(outcomes[i] > 50);
-    assert_true(deaths > 1000 && kills > 1000 && late > 1000 && revoked > 1000 && reoffered > 1000 && refused > 1000);
+    assert_true(deaths > 1000 && kills > 1000 && hosts > 1000 && late > 1000 && revoked > 1000 && reoffered > 1000 && refused > 1000);
 }
 
 static void test_seed_replays(void **state)
