@@ -383,10 +383,14 @@ static mh_err set_aside(mh_controller *c, const char *tail, char *to, size_t cap
     return err;
 }
 
+static bool is_file(const mh_controller *c) { return !c->options.database || !strcmp(c->options.database, "sqlite"); }
+
 static mh_err refuse_damaged(mh_controller *c)
 {
     char why[300], to[540];
     snprintf(why, sizeof why, "%s", mh_err_detail());
+    if (!is_file(c))
+        return mh__fail(MH_ERR_CORRUPT, "the task log is damaged: %s", why);
     mh_err err = set_aside(c, "damaged", to, sizeof to);
     return err ? err : mh__fail(MH_ERR_CORRUPT, "the task log is damaged (%s): it is now %s; a controller that is started again begins without it", why, to);
 }
@@ -414,8 +418,25 @@ static mh_err begin_anew(mh_controller *c, mh__store **store)
     return err ? err : mh__sqlite_open(store, c->journal_path);
 }
 
+/* A cluster's rows are in a schema of its own; what is there is another's, unless this controller is to go on with it. */
+static mh_err open_server(mh_controller *c, mh__store **store)
+{
+    char schema[128];
+    size_t rows = 0;
+    const char *id = c->options.cluster_id ? c->options.cluster_id : "";
+    snprintf(schema, sizeof schema, "manyhands%s%s", *id ? "_" : "", id);
+    mh_err err = mh__postgres_open(store, c->options.database, schema);
+    if (err || c->options.reuse)
+        return err;
+    err = (*store)->kind->scan(*store, count_rows, &rows);
+    return err || !rows ? err : mh__fail(MH_ERR_EXISTS, "schema %s of the database holds %zu rows of another controller: start with --restore to go on "
+                                         "with them, or drop the schema", schema, rows);
+}
+
 static mh_err open_store(mh_controller *c, mh__store **store)
 {
+    if (!is_file(c))
+        return open_server(c, store);
     mh_err err = mh__sqlite_open(store, c->journal_path);
     if (!c->options.reuse && (!err || err == MH_ERR_CORRUPT))
         return begin_anew(c, store);
@@ -426,8 +447,6 @@ static bool is_wanted(const mh_controller *c)
 {
     return !c->options.no_history && (!c->options.database || strcmp(c->options.database, "memory") != 0);
 }
-
-static bool is_file(const mh_controller *c) { return !c->options.database || !strcmp(c->options.database, "sqlite"); }
 
 mh_err mh__durable_open(mh_controller *c)
 {

@@ -23,8 +23,8 @@ SOON_S = 30
 class Controller:
     """A controller process with a profile folder of its own."""
 
-    def __init__(self, folder: Path, *options: str, environment: dict[str, str] | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *options: str, environment: dict[str, str] | None = None, name: str = "ipcontroller") -> None:
+        self.folder, self.name = folder, name
         self.log = open(folder / "log", "ab")
         self.process = subprocess.Popen([COMMAND, "controller", f"--profile-dir={folder}", *options],
                                         stderr=self.log, env=environment)
@@ -35,11 +35,11 @@ class Controller:
 
     @property
     def client_file(self) -> Path:
-        return self.folder / "security" / "ipcontroller-client.json"
+        return self.folder / "security" / f"{self.name}-client.json"
 
     @property
     def engine_file(self) -> Path:
-        return self.folder / "security" / "ipcontroller-engine.json"
+        return self.folder / "security" / f"{self.name}-engine.json"
 
     def stop(self) -> int:
         if self.process.poll() is None:
