@@ -67,6 +67,7 @@ typedef struct mh__job {
     bool is_task, is_ended, is_unassigned;
     bool is_adopted; /* its engine had it before this controller began, and has not said yet whether it still has */
     bool is_resent;  /* its end was told, or told again, soon after this controller began */
+    bool was_sent;   /* to an engine */
     bool has_pieces; /* in the journal */
     mh_sched_task task; /* tasks while they live */
     mh_sched_worker worker;
@@ -198,6 +199,8 @@ mh_err mh__place_load_engines(mh_controller *c);
 void mh__outbox_send(mh_controller *c, mh__channel channel, mh__parcel *p);
 /* Nothing more for this identity: it is gone. */
 void mh__outbox_drop(mh_controller *c, mh__channel channel, mh_bytes identity);
+/* Whether something is held for this identity. */
+bool mh__outbox_is_held(const mh_controller *c, mh__channel channel, mh_bytes identity);
 void mh__outbox_retry(void *c);
 void mh__outbox_fini(mh_controller *c);
 
@@ -205,6 +208,8 @@ void mh__outbox_fini(mh_controller *c);
 
 /* Send a message of our own: identities, then the built frames, then buffers ([first, count) of `from`, or none). */
 void mh__reply_send(mh_controller *c, mh__channel channel, const mh_bytes *idents, size_t ident_count, const mh__draft *draft);
+/* Add a request's message to c->out as one that an engine takes although it may have had it before. */
+mh_err mh__reply_add_again(mh_controller *c, const mh__kept *k, const char *token);
 /* Build an error as Python's traceback would say it, into c->text: {"status":"error",...}. */
 mh_bytes mh__reply_error(mh_controller *c, const char *ename, mh_bytes evalue);
 /* The same, printf-like. */

@@ -117,7 +117,9 @@ void mh__durable_result(mh_controller *c, mh__job *r, mh_sched_outcome how)
 {
     if (!c->journal)
         return;
+    bool is_held = mh__outbox_is_held(c, r->is_task ? MH__CH_TASK_IN : MH__CH_MUX_IN, mh__parcel_frames(r->request.parcel)[0]);
     put(c, &(mh__entry){.kind = MH__ENTRY_RESULT, .seq = r->seq, .order = ++c->last_order, .time_ns = r->received_ns, .how = how,
+                        .token = is_held ? MH__RESULT_HELD : 0,
                         .at = (uint32_t)r->result.at, .name = mh__text(r->engine_uuid)}, r->result.parcel);
     r->has_pieces |= r->result.parcel && is_large(r->result.parcel);
     if (!mh__list_is_empty(&r->noisy))

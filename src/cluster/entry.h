@@ -19,7 +19,7 @@ typedef enum mh__entry_kind {
     MH__ENTRY_ENGINES,     /* the same, frame 0: who is registered, as JSON */
     MH__ENTRY_KINDS = 8
 } mh__entry_kind;
-enum { MH__ENTRY_IS_TASK = 1 };
+enum { MH__ENTRY_IS_TASK = 1, MH__RESULT_HELD = 1 /* token of a RESULT: its client was away, or slow */ };
 
 typedef struct mh__entry {
     mh__entry_kind kind;

@@ -188,6 +188,8 @@ void mh__outbox_drop(mh_controller *c, mh__channel channel, mh_bytes identity)
         destroy(c, b);
 }
 
+bool mh__outbox_is_held(const mh_controller *c, mh__channel channel, mh_bytes identity) { return find(c, channel, identity); }
+
 void mh__outbox_fini(mh_controller *c)
 {
     for (size_t i = 0; i < c->outboxes.bucket_count; i++)

@@ -17,6 +17,7 @@ typedef struct ordered {
     mh__job *job;
     int64_t time_ns;
     mh_sched_outcome how;
+    bool was_held; /* its client was away when it ended */
 } ordered;
 
 typedef struct list {
@@ -76,6 +77,7 @@ static mh_err take_request(recovery *v, const mh__entry *e, mh__parcel *message)
     if (err)
         return err == MH_ERR_EXISTS ? mh__fail(MH_ERR_CORRUPT, "request %llu is there twice", (unsigned long long)e->seq) : err;
     v->last->seq = e->seq;
+    v->last->was_sent = true; /* perhaps */
     v->last->has_pieces = true; /* it costs little to look for pieces where there are none */
     return MH_OK;
 }
@@ -103,7 +105,8 @@ static mh_err take_result(recovery *v, const mh__entry *e, mh__parcel *message)
             return mh__fail(MH_ERR_CORRUPT, "the result of request %llu is no message", (unsigned long long)e->seq);
         err = mh__job_keep_result(v->c, v->last, message, e->at);
     }
-    return err ? err : add(&v->ended, (ordered){.order = e->order, .job = v->last, .time_ns = e->time_ns, .how = (mh_sched_outcome)e->how});
+    return err ? err : add(&v->ended, (ordered){.order = e->order, .job = v->last, .time_ns = e->time_ns, .how = (mh_sched_outcome)e->how,
+                                                  .was_held = e->token == MH__RESULT_HELD});
 }
 
 static mh_err take_extra(recovery *v, mh__parcel *message)
@@ -156,6 +159,19 @@ static mh_err take_entry(const mh__entry *e, mh__parcel *message, void *ctx)
 
 /* ---- going on -------------------------------------------------------------------------------- */
 
+/* A result may have been on its way to its client when the last controller ended. A client that asks to be told of acceptance drops what it
+ * gets twice. A stock client stumbles over it, and may then wait for ever; that its result was lost in the fraction of a
+ * millisecond between its writing and its sending is less likely. So it gets only what was certainly held back for it. */
+static bool may_send_again(const ordered *o)
+{
+    static const char *const keys[] = {"x_ack"};
+    mh__json got[1] = {{0}};
+    bool is_ours = false;
+    if (!mh__json_pick(mh__kept_metadata(&o->job->request), keys, 1, got))
+        mh__json_bool(got[0], &is_ours);
+    return is_ours || o->was_held;
+}
+
 static void go_on_with_ended(recovery *v)
 {
     mh_controller *c = v->c;
@@ -167,7 +183,7 @@ static void go_on_with_ended(recovery *v)
         bool is_settled = v->ended.items[i].order <= c->settled_order;
         if (e)
             r->worker = e->worker; /* where those that follow it are to go */
-        if (!is_settled && mh__job_build_answer(c, r)) {
+        if (!is_settled && may_send_again(&v->ended.items[i]) && mh__job_build_answer(c, r)) {
             again++;
             mh__outbox_send(c, r->is_task ? MH__CH_TASK_IN : MH__CH_MUX_IN, c->out);
         }

@@ -84,7 +84,21 @@ void mh__relay_mux_request(mh__socket *s, mh__parcel *p, void *ctx)
         mh__durable_confirm(c, MH__CH_MUX_IN, mh__parcel_frames(r->request.parcel)[0], r);
 }
 
-void mh__relay_again(mh_controller *c, const mh__job *r) { cross(c, MH__CH_MUX_OUT, r->request.parcel); }
+void mh__relay_again(mh_controller *c, const mh__job *r)
+{
+    char token[MH__TOKEN_SIZE + 1];
+    mh__token_write((uint64_t)c->generation << 32 | (uint32_t)++c->last_attempt, token);
+    mh__parcel_clear(c->out);
+    mh_err err = mh__parcel_share(c->out, r->request.parcel, 1, 1);
+    if (!err)
+        err = mh__parcel_share(c->out, r->request.parcel, 0, 1);
+    if (!err)
+        err = mh__reply_add_again(c, &r->request, token);
+    if (err)
+        mh__controller_fail(c, err);
+    else
+        mh__outbox_send(c, MH__CH_MUX_OUT, c->out);
+}
 
 void mh__relay_mux_result(mh__socket *s, mh__parcel *p, void *ctx)
 {

@@ -65,3 +65,28 @@ mh_bytes mh__reply_errorf(mh_controller *c, const char *ename, const char *forma
     va_end(args);
     return mh__reply_error(c, ename, mh__text(text));
 }
+
+/* A stock engine takes a message that it has seen before for a replay. With one more member in its header it is another message about
+ * the same request, and its answer names the same one. */
+mh_err mh__reply_add_again(mh_controller *c, const mh__kept *k, const char *token)
+{
+    mh_bytes header = mh__kept_header(k);
+    const char *end = memrchr(header.data, '}', header.size);
+    if (!c->session.signer.digest || !end)
+        return mh__parcel_share(c->out, k->parcel, k->at, mh__parcel_count(k->parcel) - k->at);
+    (void)!mh_buf_resize(c->text, 0);
+    mh_err err = mh_buf_append(c->text, (mh_bytes){header.data, (size_t)(end - (const char *)header.data)});
+    if (!err)
+        err = mh_buf_append(c->text, MH__TEXT(",\"x_attempt\":\""));
+    if (!err)
+        err = mh_buf_append(c->text, mh__text(token));
+    if (!err)
+        err = mh_buf_append(c->text, MH__TEXT("\"}"));
+    if (err)
+        return err;
+    mh__session_sign(&c->session, (mh_bytes){mh_buf_data(c->text), mh_buf_size(c->text)}, mh__kept_parent(k), mh__kept_metadata(k),
+                     mh__kept_content(k), &c->built);
+    for (size_t i = 0; i < MH__FRAMES_SIGNED && !err; i++)
+        err = mh__parcel_add(c->out, c->built.frames[i]);
+    return err ? err : mh__parcel_share(c->out, k->parcel, k->at + MH__FRAMES_SIGNED, mh__kept_buffer_count(k));
+}

@@ -318,8 +318,10 @@ void mh__tasks_on_result(mh__socket *s, mh__parcel *p, void *ctx)
 /* ---- actions --------------------------------------------------------------------------------- */
 
 /* [engine, client, token, message...]: engines give identities back as they got them. */
-static mh_err build_assignment(mh_controller *c, const mh__job *r, const mh__engine *e)
+static mh_err build_assignment(mh_controller *c, mh__job *r, const mh__engine *e)
 {
+    bool is_again = r->was_sent;
+    r->was_sent = true;
     char token[MH__TOKEN_SIZE + 1];
     const mh__parcel *request = r->request.parcel;
     mh__token_write(r->token, token);
@@ -329,6 +331,8 @@ static mh_err build_assignment(mh_controller *c, const mh__job *r, const mh__eng
         err = mh__parcel_share(c->out, request, 0, 1);
     if (!err)
         err = mh__parcel_add(c->out, (mh_bytes){token, MH__TOKEN_SIZE});
+    if (!err && is_again)
+        return mh__reply_add_again(c, &r->request, token);
     return err ? err : mh__parcel_share(c->out, request, r->request.at, mh__parcel_count(request) - r->request.at);
 }
 
