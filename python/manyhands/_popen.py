@@ -101,7 +101,8 @@ class FreshPopen(ForkPopen):
         self._fds: list[int] = []
         super().__init__(process_obj)
 
-    def _start(self, process_obj: Any, child_r: int) -> _core.Process:
+    def _start(self, process_obj: Any, child_r: int, data: memoryview) -> tuple[_core.Process, memoryview]:
+        """The process, and what is to be written to its pipe."""
         raise NotImplementedError
 
     def _launch(self, process_obj: Any) -> None:
@@ -109,13 +110,13 @@ class FreshPopen(ForkPopen):
         child_r, parent_w = os.pipe()
         self.finalizer = util.Finalize(self, os.close, (parent_w,))  # until then the child's pipe stays open: its parent lives
         try:
-            self._handle = self._start(process_obj, child_r)
+            self._handle, rest = self._start(process_obj, child_r, data)
         except BaseException:
             self.finalizer()
             raise
         finally:
             os.close(child_r)
-        send(parent_w, data)
+        send(parent_w, rest)
 
 
 class SpawnPopen(FreshPopen):
@@ -133,14 +134,14 @@ class SpawnPopen(FreshPopen):
         self._fds.append(fd)
         return fd
 
-    def _start(self, process_obj: Any, child_r: int) -> _core.Process:
+    def _start(self, process_obj: Any, child_r: int, data: memoryview) -> tuple[_core.Process, memoryview]:
         tracker = resource_tracker.getfd()
         if getattr(sys, "frozen", False):
             command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=child_r)
         else:
             program = f"from manyhands._spawned import main; main({child_r}, {tracker})"
             command = [*interpreter_command(program), "--multiprocessing-fork"]
-        return _core.Process.spawn(command, [tracker, *self._fds, child_r], survive_parent=not process_obj.daemon)
+        return _core.Process.spawn(command, [tracker, *self._fds, child_r], survive_parent=not process_obj.daemon), data
 
 
 class ForkServerPopen(FreshPopen):
@@ -158,10 +159,10 @@ class ForkServerPopen(FreshPopen):
         self._fds.append(fd)
         return len(self._fds) - 1
 
-    def _start(self, process_obj: Any, child_r: int) -> _core.Process:
+    def _start(self, process_obj: Any, child_r: int, data: memoryview) -> tuple[_core.Process, memoryview]:
         from . import forkserver
 
-        return forkserver.fork([child_r, resource_tracker.getfd(), *self._fds], not process_obj.daemon)
+        return forkserver.fork(data, [child_r, resource_tracker.getfd(), *self._fds], not process_obj.daemon), data[:0]
 
 
 def send(fd: int, data: memoryview) -> None:

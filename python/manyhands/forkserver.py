@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import gc
+import io
 import os
 import pickle
-import signal
 import sys
 import threading
 from multiprocessing.forkserver import connect_to_new_process, get_inherited_fds
@@ -44,13 +44,13 @@ class _ForkServer:
                 self._owner = os.getpid()
             return self._server
 
-    def fork(self, fds: list[int], survive_parent: bool) -> _core.Process:
-        """A child of the server that goes on with these descriptors: first the pipe that brings its process object."""
+    def fork(self, message: memoryview | bytes, fds: list[int], survive_parent: bool) -> _core.Process:
+        """A child of the server that runs the process object in the message, with these descriptors: first a pipe that is open while we are there."""
         try:
-            return self.ensure_running().fork(b"", fds, survive_parent=survive_parent)
+            return self.ensure_running().fork(message, fds, survive_parent=survive_parent)
         except ValueError:  # closed: the server is gone, another does
             self._server = None
-            return self.ensure_running().fork(b"", fds, survive_parent=survive_parent)
+            return self.ensure_running().fork(message, fds, survive_parent=survive_parent)
 
     @property
     def _forkserver_pid(self) -> int | None:
@@ -103,8 +103,18 @@ def _main() -> None:
 
 
 def _child(standard: Any, message: bytes, fds: list[int]) -> int:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    child_r, tracker, *inherited = fds
+    sentinel, tracker, *inherited = fds
     resource_tracker._resource_tracker._fd = tracker
     standard._inherited_fds = inherited
-    return run_child(lambda: spawn._main(child_r, os.dup(child_r)))
+    return run_child(lambda: _run(io.BytesIO(message), sentinel))
+
+
+def _run(message: io.BytesIO, sentinel: int) -> int:
+    current = process.current_process()
+    current._inheriting = True
+    try:
+        spawn.prepare(pickle.load(message))
+        me = pickle.load(message)
+    finally:
+        del current._inheriting
+    return me._bootstrap(sentinel)  # type: ignore[no-any-return]

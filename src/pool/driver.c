@@ -136,6 +136,24 @@ bool mh__any_finished(mh_pool *pool)
     return false;
 }
 
+/* Going by the newest slot: the worker takes them in order. */
+static bool has_run_out(const mh__hand *hand)
+{
+    const mh__ring *ring = &hand->ring;
+    if (hand->is_corrupt || hand->late || mh__ring_is_empty(ring))
+        return false;
+    mh__slot_state state = mh__control_state(atomic_load_explicit(&mh__ring_slot(ring, ring->tail - 1)->control, memory_order_acquire));
+    return state != MH__SLOT_READY && state != MH__SLOT_RUN && state != MH__SLOT_SKIP;
+}
+
+bool mh__any_run_out(mh_pool *pool)
+{
+    for (size_t i = 0; i < pool->options.workers; i++)
+        if (pool->hands[i] && has_run_out(pool->hands[i]))
+            return true;
+    return false;
+}
+
 /* ---- act -------------------------------------------------------------------------------------- */
 
 static void publish(mh__hand *hand, mh_future *f)
@@ -515,6 +533,6 @@ void mh__arm_keeper(mh_pool *pool)
         return;
     atomic_store_explicit(&pool->board->notify, needs, memory_order_seq_cst);
     atomic_thread_fence(memory_order_seq_cst);
-    if (needs != MH__NOTIFY_NONE && mh__any_finished(pool))
-        mh__keeper_ring(pool);
+    if (needs == MH__NOTIFY_KEEPER ? mh__any_finished(pool) : needs != MH__NOTIFY_NONE && mh__any_run_out(pool))
+        mh__keeper_ring(pool); /* a worker that looked before the store has told nobody */
 }

@@ -46,7 +46,7 @@ static void call_back(mh_pool *pool)
 static void sleep(mh_pool *pool, int64_t *last)
 {
     pool->keeper_awake = false;
-    pool->keeper_until = INT64_MAX; /* so that arming does not ring ourselves */
+    pool->keeper_until = INT64_MIN; /* so that arming does not ring ourselves */
     mh__arm_keeper(pool);
     pool->keeper_until = mh__wake_at(pool);
     mh_deadline until = pool->keeper_until;

@@ -270,6 +270,7 @@ bool mh__was_oom_killed(mh_pool *pool);
 void mh__drive(mh_pool *pool);   /* collect, decide, act, wake */
 void mh__dispatch(mh_pool *pool); /* decide, act, wake */
 bool mh__any_finished(mh_pool *pool);
+bool mh__any_run_out(mh_pool *pool); /* whether a worker has finished all that it was given, and nobody has collected it */
 int64_t mh__wake_at(mh_pool *pool);
 void mh__collect_hand(mh__hand *hand);
 /* Take the finished task in slot `index` out. False: the slot holds nonsense. */

@@ -113,7 +113,7 @@ void mh__after_submit(mh_pool *pool)
     /* when workers are full, collect at once, so that nobody need be woken for it, and then now and then, many at a time */
     if (pool->live_count <= pool->assigned_count)
         pool->submits = 0;
-    else if (pool->submits++ % DRIVE_EVERY == 0)
+    else if (pool->submits++ % DRIVE_EVERY == 0 || mh__any_run_out(pool))
         mh__drive(pool);
     mh__arm_keeper(pool);
 }
