@@ -43,6 +43,7 @@ typedef struct mh_client_options {
     const char *username;        /* in what is sent; NULL: that of the environment. Characters other than plain ASCII become '_' */
     int64_t timeout_ns;          /* how long the controller may take to answer; 0: 10 s; negative: open does not wait, see mh_client_wait */
     size_t out_bytes_max;        /* what may wait to be sent, buffers included; 0: 256 MiB. One message is taken whatever its size */
+    bool no_fast_lane;           /* use only what stock peers understand, with a controller of ours on this host too */
     size_t in_bytes_max;         /* what may wait to be taken; 0: 256 MiB. Beyond it nothing is read, and it waits at the controller */
 } mh_client_options;
 
@@ -229,6 +230,8 @@ MH_API MH_NODISCARD mh_err mh_direct_view_gather(mh_direct_view *v, const char *
 
 typedef struct mh_client_stats {
     uint64_t sent, received;
+    uint64_t fast;                     /* of those sent: by the fast lane */
+    bool has_fast_lane;                /* now */
     uint64_t refused, replayed;        /* badly signed or shaped; seen before: dropped */
     size_t out_bytes, out_count;       /* waiting to be sent */
     size_t in_bytes, in_count;         /* waiting to be taken */

@@ -170,6 +170,8 @@ typedef enum mh_sched_cause {
  * reported by mh_sched_started count besides. errors: NOT_FOUND. */
 MH_API MH_NODISCARD mh_err mh_sched_worker_leave(mh_sched *s, mh_sched_worker worker, mh_sched_cause cause,
                                                  mh_sched_task running);
+/* Whether it keeps what it was given: nothing is taken back from its queue (options.steal). Not so when it joins. errors: NOT_FOUND. */
+MH_API MH_NODISCARD mh_err mh_sched_worker_keep(mh_sched *s, mh_sched_worker worker, bool keeps);
 /* Let it hold at most `capacity` tasks from now on; 0: give it no more (what it holds stays). errors: NOT_FOUND. */
 MH_API MH_NODISCARD mh_err mh_sched_worker_resize(mh_sched *s, mh_sched_worker worker, uint32_t capacity);
 

@@ -240,6 +240,10 @@ static mh_err set_up(mh_client *c, const mh_client_options *o)
     if (!err)
         err = mh__cond_create(&c->changed);
     if (!err)
+        err = mh__lock_create(&c->lane_lock);
+    if (!err)
+        err = mh_buf_create(&c->fast_out, 0);
+    if (!err)
         err = mh__os_eventfd(&c->bell);
     if (!err)
         err = mh__loop_create(&c->loop);
@@ -250,6 +254,9 @@ static mh_err set_up(mh_client *c, const mh_client_options *o)
     if (err)
         return err;
     mh__client_ask(c);
+    if (o->no_fast_lane)
+        c->connection.fast[0] = 0;
+    mh__client_fast_look(c);
     mh__alarm_set(c->loop, &c->refresh, mh_deadline_in(REFRESH_MS * MH_MILLISECOND));
     return mh__thread_start(&c->thread, "mh-client", run, c);
 }
@@ -273,6 +280,7 @@ mh_err mh_client_open(mh_client **out, const mh_client_options *o)
     c->retry = (mh__alarm){.fn = mh__client_flush, .ctx = c};
     c->refresh = (mh__alarm){.fn = mh__client_ask_again, .ctx = c};
     c->stranded = (mh__alarm){.fn = mh__client_fail_stranded, .ctx = c};
+    c->lane_alarm = (mh__alarm){.fn = mh__client_fast_look, .ctx = c};
     c->look = (mh__alarm){.fn = mh__client_look_for_lost, .ctx = c};
     mh_err err = set_up(c, o);
     if (!err && o->timeout_ns >= 0)
@@ -302,7 +310,7 @@ mh_err mh_client_wait(mh_client *c, mh_deadline until)
         return err;
     mh__lock_take(c->lock);
     c->users++;
-    while (!(err = mh__client_state(c)) && !c->is_known && !waited)
+    while (!(err = mh__client_state(c)) && !(c->is_known && c->is_lane_settled) && !waited)
         waited = mh__cond_wait(c->changed, c->lock, until);
     bool is_known = c->is_known, was_reached = c->was_reached;
     if (!--c->users)
@@ -361,6 +369,7 @@ void mh_client_close(mh_client **at)
         mh__client_flush(c);
         mh__client_finish_all(c);
     }
+    mh__client_fast_close(c);
     mh__client_drop_out(c);
     mh__client_drop_in(c);
     for (size_t i = 0; i < MH__CLIENT_CHANNELS; i++) {
@@ -373,6 +382,8 @@ void mh_client_close(mh_client **at)
     mh__sign_key_destroy(&c->key);
     mh__sign_key_destroy(&c->read_key);
     mh__cond_destroy(&c->changed);
+    mh__lock_destroy(&c->lane_lock);
+    mh_buf_destroy(&c->fast_out);
     if (c->core) {
         mh__lock_take(c->lock);
         c->core->client = NULL;
@@ -399,6 +410,7 @@ void mh_client_stats_read(mh_client *c, mh_client_stats *out)
     out->out_count = c->out_count;
     out->in_bytes = c->in_bytes;
     out->in_count = c->in_count;
+    out->has_fast_lane = c->is_fast;
     mh__lock_drop(c->lock);
 }
 

@@ -137,6 +137,7 @@ static mh_err read_engines(mh__json engines, mh_client_engine **out, size_t *cou
 void mh__client_ask_again(void *ctx)
 {
     mh_client *c = ctx;
+    mh__client_fast_settle(c);
     if (!c->asked[0])
         mh__client_ask(c);
 }

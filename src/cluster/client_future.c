@@ -137,6 +137,14 @@ bool mh__client_deliver(mh_client *c, mh_client_message *m)
     return f != NULL;
 }
 
+bool mh__client_is_expected(mh_client *c, mh_bytes id)
+{
+    mh__lock_take(c->lock);
+    bool is_expected = c->pending.count && find(c, id);
+    mh__lock_drop(c->lock);
+    return is_expected;
+}
+
 /* Any of those that wait for which `is` says so; NULL: none. */
 static mh_client_future *find_any(mh_client *c, bool (*is)(const mh_client_future *f, const void *ctx), const void *ctx)
 {

@@ -1,4 +1,4 @@
-/* What the files of the client share. `lock` guards what the caller's threads and the client's own one both touch; no callback runs under it,
+/* What the files of the client share. `lane_lock` guards what is written to the fast lane, and is taken before `lock`; `lock` guards what the caller's threads and the client's own one both touch; no callback runs under it,
  * and it is taken inside no other lock of the library. The rest belongs to the client's thread. */
 #ifndef MH_CLUSTER_CLIENT_STATE_H
 #define MH_CLUSTER_CLIENT_STATE_H
@@ -7,6 +7,7 @@
 
 #include "base/list.h"
 #include "cluster/names.h"
+#include "net/lane.h"
 #include "net/sign.h"
 #include "net/socket.h"
 #include "os/thread.h"
@@ -91,7 +92,16 @@ struct mh_client {
     char asked[MH_CLIENT_ID_SIZE]; /* the connection_request that waits for its answer, or "" */
     int bell;                      /* rung for: something to send, room to read again, the end */
 
+    /* the fast lane: client_fast.c */
+    mh__lock *lane_lock;
+    mh__lane *lane;       /* set and closed by the client's thread, under lane_lock */
+    mh__alarm lane_alarm;
+
     /* under lock */
+    bool is_fast;         /* the controller takes tasks by the lane */
+    bool is_lane_settled; /* it does, or did not say so soon: calls need not wait for it to keep their order */
+    mh_buf *fast_out;     /* records that wait for it */
+    size_t fast_count;    /* how many */
     mh__lock *lock;    /* the core's */
     mh__names pending; /* of mh_client_future, by id */
     mh__cond *changed; /* room to send, a message to take, the controller's first answer, a user less, the end */
@@ -136,15 +146,31 @@ mh_err mh__client_future_create(mh_client *c, mh_client_future **out);
 mh_err mh__client_expect(mh_client *c, mh_client_future *f);
 /* Give a message to the call that waits for it, which owns it then. False: none does. */
 bool mh__client_deliver(mh_client *c, mh_client_message *m);
+/* Whether a call waits for the reply to this id. */
+bool mh__client_is_expected(mh_client *c, mh_bytes id);
 void mh__client_finish_all(mh_client *c);
 void mh__client_engine_gone(mh_client *c, const char *uuid);
 void mh__client_controller_back(mh_client *c);
 void mh__client_fail_stranded(void *ctx); /* alarms; ctx: the client */
 void mh__client_look_for_lost(void *ctx);
 
+/* ---- client_fast.c --------------------------------------------------------------------------- */
+
+/* Look for the controller's fast lane. ctx: the client; its thread, or before there is one. */
+void mh__client_fast_look(void *ctx);
+void mh__client_fast_settle(mh_client *c);
+void mh__client_fast_close(mh_client *c);
+/* With the lock: whether a request may go by the lane, and then put it there. errors: NO_MEMORY; INVALID. */
+bool mh__client_fast_takes(const mh_client *c, const mh_client_request *r);
+mh_err mh__client_fast_put(mh_client *c, const mh_client_request *r, char id[MH_CLIENT_ID_SIZE]);
+/* Without the lock: hand what waits to the lane. False: it has no room for all of it. threads: any. */
+bool mh__client_fast_flush(mh_client *c);
+
 /* ---- client_take.c --------------------------------------------------------------------------- */
 
 void mh__client_on_message(mh__socket *s, mh__parcel *p, void *channel);
+/* Queue a message that came; its thread. */
+void mh__client_push(mh_client *c, mh__received *r);
 /* Queue a message that the client itself makes; its thread. */
 void mh__client_tell(mh_client *c, const char *type, const mh_client_engine *engine);
 /* Read again if there is room; its thread. */

@@ -89,18 +89,20 @@ static void pause_all(mh_client *c, bool is_paused)
     for (size_t i = 0; i < MH__CLIENT_CHANNELS; i++)
         if (c->channels[i].socket)
             mh__socket_pause(c->channels[i].socket, is_paused);
+    if (c->lane)
+        mh__lane_pause(c->lane, is_paused);
 }
 
 static bool is_full(const mh_client *c) { return c->in_bytes >= c->in_bytes_max || c->in_count >= COUNT_MAX; }
 
-static void push(mh_client *c, mh__received *r)
+void mh__client_push(mh_client *c, mh__received *r)
 {
     mh__lock_take(c->lock);
     mh__list_push_back(&c->in, &r->link);
     c->in_bytes += r->bytes;
     bool was_empty = c->in_count++ == 0, pauses = !c->is_paused && is_full(c);
     c->is_paused |= pauses;
-    c->stats.received += r->parcel != NULL;
+    c->stats.received += r->parcel || r->seen.channel != MH_CLIENT_NOTIFICATION;
     if (was_empty && c->fd >= 0)
         mh__os_eventfd_set(c->fd);
     mh__cond_wake_all(c->changed);
@@ -154,7 +156,7 @@ void mh__client_on_message(mh__socket *s, mh__parcel *p, void *ctx)
         return;
     if (ch->which == MH_CLIENT_NOTIFICATION)
         mh__client_take_notification(c, &r->seen);
-    push(c, r);
+    mh__client_push(c, r);
 }
 
 void mh__client_tell(mh_client *c, const char *type, const mh_client_engine *e)
@@ -183,7 +185,7 @@ void mh__client_tell(mh_client *c, const char *type, const mh_client_engine *e)
         .metadata = MH__TEXT("{}"),
         .content = {content, (size_t)body},
     };
-    push(c, r);
+    mh__client_push(c, r);
 }
 
 /* ---- taking ---------------------------------------------------------------------------------- */

@@ -669,6 +669,102 @@ static void calls_outlive_a_controller_or_are_told_lost(void **state)
     stop(&k);
 }
 
+/* ---- the fast lane --------------------------------------------------------------------------- */
+
+static void both_lanes_serve_the_same_engines(void **state)
+{
+    (void)state;
+    enum { COUNT = 2000 };
+    cluster k;
+    mh_client *clients[2];
+    mh_balanced_view *views[2];
+    mh_client_stats stats;
+    static int64_t in[COUNT], out[COUNT];
+    start(&k);
+    start_engine(&k);
+    start_one(&k, &k.second);
+    for (int i = 0; i < 2; i++) {
+        clients[i] = open_client(&k, (mh_client_options){.no_fast_lane = i == 1});
+        mh_client_stats_read(clients[i], &stats);
+        assert_int_equal(stats.has_fast_lane, i == 0);
+        assert_ok(mh_client_balanced_view(clients[i], NULL, &views[i]));
+    }
+    await_count(clients[0], 2);
+    for (int i = 0; i < COUNT; i++)
+        in[i] = i - 1000;
+    for (int i = 0; i < 2; i++) {
+        memset(out, 0, sizeof out);
+        assert_ok(mh_balanced_view_map(views[i], "square", in, sizeof in[0], COUNT, out, sizeof out[0], 0, soon()));
+        for (int j = 0; j < COUNT; j++)
+            assert_int_equal(out[j], in[j] * in[j]);
+        mh_client_stats_read(clients[i], &stats);
+        assert_int_equal(stats.fast, i == 0 ? COUNT : 0);
+    }
+    for (int i = 0; i < 2; i++) { /* one history for all */
+        char id[MH_CLIENT_ID_SIZE];
+        assert_ok(mh_client_send(clients[i], &(mh_client_request){.channel = MH_CLIENT_REGISTRATION, .type = "db_request",
+            .content = text("{\"query\":{},\"keys\":[\"msg_id\",\"result_content\"]}")}, soon(), id));
+        mh_client_message *m = take_reply(clients[i], id);
+        assert_non_null(memmem(m->content.data, m->content.size, mh_client_session(clients[1]), 32)); /* the last 1,024 are the second's */
+        assert_non_null(memmem(m->content.data, m->content.size, "{\"status\":\"ok\"}", 15));
+        mh_client_message_free(&m);
+    }
+    for (int i = 0; i < 2; i++) {
+        mh_balanced_view_destroy(&views[i]);
+        mh_client_close(&clients[i]);
+    }
+    stop(&k);
+}
+
+/* A queue of short tasks behind a long one moves to the engine that has nothing to do. */
+static void what_waits_behind_a_long_task_moves(void **state)
+{
+    (void)state;
+    enum { COUNT = 50 };
+    cluster k;
+    char path[128];
+    mh_balanced_view *v = NULL;
+    mh_client_future *held = NULL, *f[COUNT];
+    mh_client_result r;
+    int64_t x = 4;
+    start(&k);
+    start_engine(&k);
+    mh_client *c = open_client(&k, (mh_client_options){0});
+    await_count(c, 1);
+    snprintf(path, sizeof path, "%s/go", k.folder);
+    assert_ok(mh_client_balanced_view(c, NULL, &v));
+    for (int i = 0; i < COUNT; i++) { /* so that much is given to it at once */
+        assert_ok(mh_balanced_view_submit(v, "square", (mh_bytes){&x, sizeof x}, NULL, &f[i]));
+        assert_ok(mh_client_future_wait(f[i], soon()));
+        mh_client_future_release(&f[i]);
+    }
+    assert_ok(mh_balanced_view_submit(v, "await_file", text(path), NULL, &held));
+    for (int i = 0; i < COUNT; i++)
+        assert_ok(mh_balanced_view_submit(v, "square", (mh_bytes){&x, sizeof x}, NULL, &f[i]));
+    start_one(&k, &k.second);
+    int ended = 0;
+    for (mh_deadline until = soon(); ended < COUNT / 2 && mh_now() < until;) { /* but for what the task's own pool had already */
+        ended = 0;
+        for (int i = 0; i < COUNT; i++)
+            ended += mh_client_future_is_done(f[i]);
+        usleep(2000);
+    }
+    assert_false(mh_client_future_is_done(held));
+    assert_true(ended >= COUNT / 2);
+    touch(path);
+    for (int i = 0; i < COUNT; i++) {
+        assert_ok(mh_client_future_result(f[i], soon(), &r));
+        assert_ok(r.err);
+        mh_client_future_release(&f[i]);
+    }
+    assert_ok(mh_client_future_result(held, soon(), &r));
+    assert_ok(r.err);
+    mh_client_future_release(&held);
+    mh_balanced_view_destroy(&v);
+    mh_client_close(&c);
+    stop(&k);
+}
+
 /* ---- with a controller that says what it is told --------------------------------------------- */
 
 typedef struct fake {
@@ -968,6 +1064,8 @@ int main(void)
         cmocka_unit_test(calls_wait_are_cancelled_and_called_back),
         cmocka_unit_test(the_end_of_an_engine_or_a_client_ends_calls),
         cmocka_unit_test(calls_outlive_a_controller_or_are_told_lost),
+        cmocka_unit_test(both_lanes_serve_the_same_engines),
+        cmocka_unit_test(what_waits_behind_a_long_task_moves),
         cmocka_unit_test(what_is_not_right_is_dropped_and_counted),
         cmocka_unit_test(what_was_missed_is_told),
         cmocka_unit_test(what_waits_to_be_taken_is_bounded),

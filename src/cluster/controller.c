@@ -24,6 +24,7 @@ enum {
     IOPUB_HIGH_WATER = 50000,
     HUB_HIGH_WATER = 100000,
 };
+#define STEAL_NS (5 * MH_MILLISECOND)
 static const int stop_signals[] = {SIGINT, SIGTERM, SIGHUP};
 
 /* ---- saying what happens --------------------------------------------------------------------- */
@@ -84,6 +85,23 @@ bool mh__controller_admit(mh_controller *c, mh__channel channel, const mh__parce
                 mh_err_detail());
         return false;
     }
+    return true;
+}
+
+bool mh__controller_admit_fast(mh_controller *c, const mh__parcel *p, mh__incoming *in)
+{
+    c->stats.messages++;
+    mh_err err = mh__message_split(mh__parcel_frames(p), mh__parcel_count(p), &in->m);
+    if (!err)
+        err = mh__header_read(in->m.header, &in->header);
+    if (!err)
+        err = check_frames(in);
+    if (err) {
+        c->stats.refused++;
+        mh__log(c, MH_LOG_WARNING, "a message of the fast lane refused: %s", mh_err_detail());
+        return false;
+    }
+    in->at = in->m.ident_count;
     return true;
 }
 
@@ -279,7 +297,9 @@ static mh_err create_parts(mh_controller *c)
     uint64_t seed;
     mh_err err = mh__os_random(&seed, sizeof seed);
     if (!err)
-        err = mh_sched_create(&c->sched, &(mh_sched_options){.policy = c->options.policy, .high_water = c->options.high_water, .seed = seed});
+        err = mh_sched_create(&c->sched, &(mh_sched_options){.policy = c->options.policy, .high_water = c->options.high_water,
+                                                          .steal = c->options.policy == MH_SCHED_LEASTLOAD || c->options.policy == MH_SCHED_WEIGHTED,
+                                                          .steal_ns = STEAL_NS, .seed = seed});
     if (!err)
         err = mh__parcel_create(&c->out);
     if (!err)
@@ -332,6 +352,8 @@ mh_err mh_controller_create(mh_controller **out, const mh_controller_options *op
         err = mh__place_load_engines(c);
     if (!err)
         err = mh__durable_open(c);
+    if (!err)
+        err = mh__fast_open(c);
     if (!err && !c->options.leave_signals) /* before anybody can know of it: a signal must find it ready to clean up */
         err = watch_signals(c);
     if (!err)
@@ -356,6 +378,7 @@ mh_err mh_controller_run(mh_controller *c)
             mh__loop_dispatch(c->loop);
         mh__tasks_run(c);
         mh__durable_round(c);
+        mh__fast_flush(c);
         err = err ? err : c->failure;
     }
     return err;
@@ -368,6 +391,7 @@ void mh_controller_destroy(mh_controller **at)
     mh_controller *c = *at;
     mh__durable_close(c);
     mh__place_remove(c);
+    mh__fast_close(c);
     for (size_t i = 0; i < MH__CHANNELS; i++) {
         mh__socket_close(&c->sockets[i]);
         mh__replay_destroy(&c->replays[i]);

@@ -100,6 +100,10 @@ struct mh__engine {
     bool is_ours;        /* it can list what it holds */
     bool is_restored;    /* known from before the controller's last end, and not heard of since */
     int pong_connection; /* by which it answered last; -1: none */
+    struct mh__fast_peer *fast; /* its fast lane; NULL: none */
+    int64_t task_ns;     /* how long tasks of the fast lane take it, about; 0: not known */
+    uint32_t capacity;   /* that it was given for that */
+    bool lost_fast;      /* it was sent tasks by a fast lane, which may have ended since */
     char uuid[];
 };
 
@@ -162,6 +166,7 @@ struct mh_controller {
 
     mh__names broadcasts;
     struct mh__aborts *aborts; /* NULL: none yet */
+    struct mh__fast *fast;     /* NULL: there is no fast lane */
     mh_controller_stats stats;
 };
 
@@ -180,6 +185,8 @@ typedef struct mh__incoming {
     bool wants_ack; /* metadata x_ack: tell when it is on the disk */
 } mh__incoming;
 bool mh__controller_admit(mh_controller *c, mh__channel channel, const mh__parcel *p, mh__incoming *in);
+/* The same for one whose lane has shown already who wrote it, and that it came once. */
+bool mh__controller_admit_fast(mh_controller *c, const mh__parcel *p, mh__incoming *in);
 
 /* ---- place.c --------------------------------------------------------------------------------- */
 
@@ -308,6 +315,12 @@ bool mh__holds_take(mh_controller *c, mh__channel channel, const mh__incoming *i
 
 void mh__tasks_on_request(mh__socket *s, mh__parcel *p, void *ctx);
 void mh__tasks_on_result(mh__socket *s, mh__parcel *p, void *ctx);
+/* A request of a client's that was admitted. p is taken. */
+void mh__tasks_take_request(mh_controller *c, mh__parcel *p, const mh__incoming *in);
+/* A result that was admitted; duration_ns 0: not known. p is taken. */
+void mh__tasks_take_result(mh_controller *c, mh__parcel *p, const mh__incoming *in, int64_t duration_ns);
+/* An engine gave a task back, or says that it can't. */
+void mh__tasks_revoked(mh_controller *c, mh__job *r, bool is_taken);
 /* Submit a request that is in p at `at`; its client is frame 0. p is taken. */
 void mh__tasks_submit(mh_controller *c, mh__parcel *p, const mh__incoming *in);
 /* One from before this controller began: to the scheduler. */
@@ -329,6 +342,20 @@ void mh__aborts_note(mh_controller *c, mh_bytes id);
 /* Whether there was one of this task, which then is forgotten. */
 bool mh__aborts_take(mh_controller *c, mh_bytes id);
 void mh__aborts_fini(mh_controller *c);
+
+/* ---- fast.c: the lane for peers of ours on this host ----------------------------------------- */
+
+/* Listen, if the folder's path allows it, and say where in the connection files. */
+mh_err mh__fast_open(mh_controller *c);
+void mh__fast_close(mh_controller *c);
+/* Whether the peer that p is for has a fast lane and p fits into it: then it is sent, and p empty. */
+bool mh__fast_send(mh_controller *c, mh__channel channel, mh__parcel *p);
+/* Messages that came by a fast lane bear no signature: give p one before it goes to a stock peer. errors: NO_MEMORY. */
+mh_err mh__fast_sign(mh_controller *c, mh__parcel *p);
+/* Ask an engine for a task back; false: it can't be asked. */
+bool mh__fast_revoke(mh_controller *c, const mh__job *r);
+void mh__fast_engine_gone(mh_controller *c, mh__engine *e);
+void mh__fast_flush(mh_controller *c); /* after each round of the loop */
 
 /* ---- relay.c, broadcast.c, hub.c ------------------------------------------------------------- */
 

@@ -145,6 +145,7 @@ static void be_registered(mh_engine *e, int64_t id, int64_t period_ms)
     if (join_broadcast(e))
         mh__at_engine_log(e, "no broadcast: %s", mh_err_detail());
     mh__alarm_set(e->loop, &e->beat_alarm, mh_deadline_in(e->beat_period_ns));
+    mh__at_engine_fast_start(e);
     mh__at_engine_log(e, is_first ? "Completed registration with id %lld" : "Registered again with id %lld", (long long)id);
     if (is_first && e->on_registered)
         e->on_registered(id, e->on_registered_ctx);
@@ -355,6 +356,10 @@ static mh_err set_up(mh_engine *e, const mh_engine_options *o)
     if (!err)
         err = make_identity(e);
     if (!err)
+        err = mh__parcel_create(&e->lane_in);
+    for (int i = 0; i < 2 && !err; i++)
+        err = mh_buf_create(&e->texts[i], 0);
+    if (!err)
         err = mh__loop_create(&e->loop);
     if (!err)
         err = start_executor(e, o); /* before the sockets, which bring threads: it may fork */
@@ -382,6 +387,8 @@ mh_err mh_engine_create(mh_engine **out, const mh_engine_options *o)
     e->on_registered_ctx = o->on_registered_ctx;
     e->stop_bell = e->signals = -1;
     mh__list_init(&e->queue);
+    mh__list_init(&e->ahead);
+    e->lane_alarm = (mh__alarm){.fn = mh__at_engine_fast_alarm, .ctx = e};
     mh__list_init(&e->unsent);
     e->register_alarm = (mh__alarm){.fn = on_register_alarm, .ctx = e};
     e->beat_alarm = (mh__alarm){.fn = on_beat_alarm, .ctx = e};
@@ -418,6 +425,7 @@ mh_err mh_engine_run(mh_engine *e)
         if (err == MH_ERR_INTERRUPTED || err == MH_ERR_TIMEOUT)
             err = MH_OK;
         mh__loop_dispatch(e->loop);
+        mh__at_engine_fast_flush(e);
     }
     say_goodbye(e);
     if (e->signals >= 0)
@@ -436,6 +444,7 @@ void mh_engine_destroy(mh_engine **e)
     if (!gone)
         return;
     mh__executor_destroy(&gone->executor);
+    mh__at_engine_fast_stop(gone);
     mh__at_engine_drop_jobs(gone);
     mh__at_engine_drop_unsent(gone);
     close_sockets(gone);
@@ -445,6 +454,9 @@ void mh_engine_destroy(mh_engine **e)
     mh__secret_clear(&gone->curve, sizeof gone->curve);
     mh__secret_clear(&gone->connection, sizeof gone->connection);
     mh_buf_destroy(&gone->last_header);
+    mh_buf_destroy(&gone->texts[0]);
+    mh_buf_destroy(&gone->texts[1]);
+    mh__parcel_destroy(&gone->lane_in);
     mh__free(gone->aborted);
     mh__free(gone);
     *e = NULL;

@@ -30,6 +30,8 @@ static void list_holds(mh_engine *e, const mh__waiting_request *asked)
     mh__json_open(&o, '[');
     if (e->running)
         add_one(&o, e->running, way);
+    for (mh__list *node = e->ahead.next; node != &e->ahead; node = node->next)
+        add_one(&o, mh__list_entry(node, mh__waiting_request, link), way);
     for (mh__list *node = e->queue.next; node != &e->queue; node = node->next)
         add_one(&o, mh__list_entry(node, mh__waiting_request, link), way);
     mh__json_close(&o, ']');

@@ -25,6 +25,11 @@ void mh__at_engine_drop_jobs(mh_engine *e)
         mh__waiting_request *job = mh__list_entry(mh__list_pop_front(&e->queue), mh__waiting_request, link);
         free_job(&job);
     }
+    while (!mh__list_is_empty(&e->ahead)) {
+        mh__waiting_request *job = mh__list_entry(mh__list_pop_front(&e->ahead), mh__waiting_request, link);
+        free_job(&job);
+    }
+    e->ahead_count = 0;
     free_job(&e->running);
 }
 
@@ -56,20 +61,25 @@ static mh__request_kind kind_of(mh_bytes type)
     return MH__REQUEST_OTHER;
 }
 
+/* From s; NULL: the fast lane, where who wrote it was verified already. */
 static mh_err make_job(mh_engine *e, mh__socket *s, mh__parcel *p, mh__waiting_request **out)
 {
     mh__waiting_request *job = mh__calloc(1, sizeof *job);
     mh_err err = job ? mh__parcel_create(&job->parcel) : MH_ERR_NO_MEMORY;
     if (!err) {
         mh__parcel_move(job->parcel, p);
-        err = read_message(e, job->parcel, &job->message, &job->header);
+        err = s ? read_message(e, job->parcel, &job->message, &job->header)
+                : mh__message_split(mh__parcel_frames(job->parcel), mh__parcel_count(job->parcel), &job->message);
+        if (!err && !s)
+            err = mh__header_read(job->message.header, &job->header);
     }
     if (err) {
         free_job(&job);
         return err;
     }
     job->kind = kind_of(job->header.msg_type);
-    job->from = s;
+    job->from = s ? s : e->shell;
+    job->is_fast = !s;
     *out = job;
     return MH_OK;
 }
@@ -99,12 +109,18 @@ static void hold_back(mh_engine *e)
     mh__socket_pause(e->shell, is_full);
 }
 
+static void publish_status(mh_engine *e, const mh__waiting_request *job, const char *state)
+{
+    if (!job->is_quiet)
+        mh__at_engine_publish_status(e, job->message.header, state);
+}
+
 /* ---- aborting -------------------------------------------------------------------------------- */
 
 static void abort_job(mh_engine *e, mh__waiting_request *job)
 {
     mh__at_engine_reply(e, job, &(mh__answer){.content = MH__TEXT("{\"status\":\"aborted\"}"), .is_met = true});
-    mh__at_engine_publish_status(e, job->message.header, "idle");
+    publish_status(e, job, "idle");
     free_job(&job);
 }
 
@@ -135,6 +151,9 @@ static mh_err abort_id(mh_engine *e, mh_bytes id)
 {
     if (e->running && mh__bytes_equal(e->running->header.msg_id, id))
         return MH_OK; /* it runs: an interrupt is a signal, not an abort */
+    for (mh__list *node = e->ahead.next; node != &e->ahead; node = node->next)
+        if (mh__bytes_equal(mh__list_entry(node, mh__waiting_request, link)->header.msg_id, id))
+            return MH_OK; /* the executor has it */
     for (mh__list *node = e->queue.next; node != &e->queue; node = node->next) {
         mh__waiting_request *job = mh__list_entry(node, mh__waiting_request, link);
         if (mh__bytes_equal(job->header.msg_id, id)) {
@@ -204,9 +223,16 @@ static void remember_header(mh_engine *e, mh_bytes header)
 static mh_err start_job(mh_engine *e, mh__waiting_request *job)
 {
     job->started_ns = mh__os_wall_ns();
-    e->running = job;
-    remember_header(e, job->message.header);
-    mh__at_engine_publish_status(e, job->message.header, "busy");
+    job->given_ns = mh_now();
+    if (e->running) {
+        mh__list_push_back(&e->ahead, &job->link);
+        e->ahead_count++;
+    } else {
+        e->running = job;
+    }
+    if (!job->is_quiet)
+        remember_header(e, job->message.header);
+    publish_status(e, job, "busy");
     return mh__executor_run(e->executor, &(mh__request){.kind = job->kind, .type = job->header.msg_type, .msg_id = job->header.msg_id,
                                                         .content = job->message.content, .buffers = job->message.buffers,
                                                         .buffer_count = job->message.buffer_count});
@@ -217,7 +243,8 @@ void mh__at_engine_next(mh_engine *e)
     if (e->is_starting)
         return; /* an executor that refuses answers at once: the loop below goes on, and the stack does not grow */
     e->is_starting = true;
-    while (e->is_executor_ready && !e->running && !mh__list_is_empty(&e->queue) && !e->must_stop) {
+    while (e->is_executor_ready && (!e->running || 1 + e->ahead_count < mh__executor_window(e->executor)) && !mh__list_is_empty(&e->queue) &&
+           !e->must_stop) {
         mh__waiting_request *job = mh__list_entry(e->queue.next, mh__waiting_request, link);
         dequeue(e, job);
         mh_err err = start_job(e, job);
@@ -251,6 +278,35 @@ void mh__at_engine_on_request(mh__socket *s, mh__parcel *p, void *ctx)
     }
     enqueue(e, job, false);
     mh__at_engine_next(e);
+}
+
+void mh__at_engine_take_fast(mh_engine *e, mh__parcel *p, bool is_quiet)
+{
+    mh__waiting_request *job = NULL;
+    if (make_job(e, NULL, p, &job)) {
+        drop_invalid(e);
+        return;
+    }
+    job->is_quiet = is_quiet && job->kind == MH__REQUEST_CALL;
+    if (e->aborted_count && take_aborted(e, job->header.msg_id)) {
+        abort_job(e, job);
+        return;
+    }
+    enqueue(e, job, false);
+    mh__at_engine_next(e);
+}
+
+bool mh__at_engine_give_back(mh_engine *e, mh_bytes id)
+{
+    for (mh__list *node = e->queue.prev; node != &e->queue; node = node->prev) { /* the youngest are asked for */
+        mh__waiting_request *job = mh__list_entry(node, mh__waiting_request, link);
+        if (mh__bytes_equal(job->header.msg_id, id)) {
+            dequeue(e, job);
+            free_job(&job);
+            return true;
+        }
+    }
+    return false;
 }
 
 /* ---- what the executor says ------------------------------------------------------------------ */
@@ -298,9 +354,12 @@ static void on_answer(void *ctx, const mh__answer *a)
         mh__at_engine_end(e, MH_ERR_WORKER_LOST);
         return;
     }
-    e->running = NULL;
+    mh__list *next = mh__list_pop_front(&e->ahead);
+    e->running = next ? mh__list_entry(next, mh__waiting_request, link) : NULL;
+    e->ahead_count -= next != NULL;
     mh__at_engine_reply(e, job, a);
-    mh__at_engine_publish_status(e, job->message.header, "idle");
+    publish_status(e, job, "idle");
+    e->answered_ns = mh_now();
     if (stops_others(job, a))
         abort_cells(e, job->header.session);
     free_job(&job);

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/number.h"
 #include "os/clock.h"
 
 #include <stdio.h>
@@ -263,8 +264,47 @@ static mh_err build_reply(mh_engine *e, const mh__waiting_request *job, const mh
     return err;
 }
 
+/* The same by the lane by which the request came: no signature, and of the parent only its id. */
+static mh_err reply_fast(mh_engine *e, const mh__waiting_request *job, const mh__answer *a, mh_buf *content, mh_buf *metadata)
+{
+    const char *const keys[] = {"status"};
+    mh__json status;
+    mh__built built;
+    char type[TYPE_SIZE];
+    mh__signer signer = e->session.signer;
+    mh__fast_record r = {.kind = MH__FAST_REPLY, .ident_count = job->message.ident_count - 1, .frame_count = 4 + a->buffer_count};
+    if (!e->is_lane_welcome || r.ident_count + r.frame_count > MH__FAST_PARTS_MAX)
+        return MH_ERR_TOO_LARGE;
+    mh_err err = mh__json_pick(a->content, keys, 1, &status);
+    if (!err)
+        err = reply_type(job->header.msg_type, type);
+    if (!err)
+        err = write_content(e, job, a->content, status, content);
+    if (!err)
+        err = write_metadata(e, job, status, a->is_met, metadata);
+    e->session.signer = (mh__signer){0};
+    if (!err)
+        err = mh__session_build(&e->session, &(mh__draft){.type = type, .unix_ns = mh__os_wall_ns()}, &built);
+    e->session.signer = signer;
+    if (err)
+        return err;
+    mh_bytes frames[] = {built.frames[2], job->header.msg_id, {mh_buf_data(metadata), mh_buf_size(metadata)}, {mh_buf_data(content), mh_buf_size(content)}};
+    memcpy(r.parts, job->message.idents + 1, r.ident_count * sizeof r.parts[0]);
+    memcpy(r.parts + r.ident_count, frames, sizeof frames);
+    if (a->buffer_count)
+        memcpy(r.parts + r.ident_count + 4, a->buffers, a->buffer_count * sizeof *a->buffers);
+    r.duration_ns = mh_now() - MH__MAX(job->given_ns, e->answered_ns); /* it was given while another ran */
+    return mh__lane_add(e->lane, &r);
+}
+
 void mh__at_engine_reply(mh_engine *e, const mh__waiting_request *job, const mh__answer *a)
 {
+    if (job->is_fast) {
+        (void)!mh_buf_resize(e->texts[0], 0);
+        (void)!mh_buf_resize(e->texts[1], 0);
+        if (reply_fast(e, job, a, e->texts[0], e->texts[1]) == MH_OK)
+            return;
+    }
     mh__parcel *p = NULL;
     mh_buf *content = NULL, *metadata = NULL;
     mh_err err = mh__parcel_create(&p);

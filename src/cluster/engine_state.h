@@ -5,6 +5,7 @@
 #include "base/list.h"
 #include "cluster/executor.h"
 #include "manyhands/engine.h"
+#include "net/lane.h"
 #include "net/sign.h"
 #include "net/socket.h"
 #include "wire/connection.h"
@@ -25,6 +26,8 @@ typedef struct mh__waiting_request {
     mh__request_kind kind;
     mh__socket *from;
     int64_t started_ns; /* wall clock; 0: it waits */
+    int64_t given_ns;   /* when the executor got it, by the monotonic clock */
+    bool is_fast, is_quiet; /* came by the fast lane; nobody wants to hear when it begins and ends */
 } mh__waiting_request;
 
 typedef struct mh__aborted_id {
@@ -59,7 +62,10 @@ struct mh_engine {
     bool is_executor_ready, is_starting; /* is_starting: mh__at_engine_next is at it */
     mh__list queue; /* of mh__waiting_request; the running one is not in it */
     size_t queue_count, queue_bytes;
-    mh__waiting_request *running;
+    mh__waiting_request *running; /* the oldest that the executor has */
+    mh__list ahead;               /* the next ones, where it takes several */
+    size_t ahead_count;
+    int64_t answered_ns;          /* when it answered last */
     mh_buf *last_header; /* of the request that ran last: the parent of output that comes late */
     mh__aborted_id *aborted;
     size_t aborted_count, aborted_next;
@@ -67,6 +73,13 @@ struct mh_engine {
     size_t unsent_bytes;
     mh__alarm unsent_alarm;
     uint64_t dropped; /* messages that were not valid */
+
+    /* the fast lane: engine_fast.c */
+    mh__lane *lane;
+    bool is_lane_welcome;
+    mh__alarm lane_alarm;
+    mh__parcel *lane_in; /* what a record becomes */
+    mh_buf *texts[2];    /* for building replies */
 
     /* the end */
     int stop_bell, signals;
@@ -95,10 +108,23 @@ void mh__at_engine_send_unsent(void *ctx);
 mh__executor_events mh__at_engine_events(mh_engine *e);
 void mh__at_engine_drop_jobs(mh_engine *e);
 
+/* A request that came by the fast lane. p is taken. */
+void mh__at_engine_take_fast(mh_engine *e, mh__parcel *p, bool is_quiet);
+/* The controller wants this request back: whether it was waiting, and is gone now. */
+bool mh__at_engine_give_back(mh_engine *e, mh_bytes msg_id);
+
 /* ---- engine_holds.c -------------------------------------------------------------------------- */
 
 /* What a controller asks that was away: true when `job` is such a question, and is answered. */
 bool mh__at_engine_answer_holds(mh_engine *e, const mh__waiting_request *job);
+
+/* ---- engine_fast.c --------------------------------------------------------------------------- */
+
+/* Look for the controller's fast lane, now and as long as there is none. */
+void mh__at_engine_fast_start(mh_engine *e);
+void mh__at_engine_fast_flush(mh_engine *e);
+void mh__at_engine_fast_alarm(void *ctx);
+void mh__at_engine_fast_stop(mh_engine *e);
 
 /* ---- engine_reply.c -------------------------------------------------------------------------- */
 

@@ -67,6 +67,8 @@ static int64_t choose_id(mh_controller *c, mh__json wanted)
 static mh_err join(mh_controller *c, mh__engine *e)
 {
     mh_err err = mh_sched_worker_join(c->sched, &(mh_sched_worker_options){.capacity = 0}, &e->worker);
+    if (!err)
+        err = mh_sched_worker_keep(c->sched, e->worker, true); /* stock engines give nothing back */
     if (err)
         return err;
     if (e->worker.index >= c->by_worker_capacity) {
@@ -210,6 +212,7 @@ void mh__engine_unregister(mh_controller *c, mh__engine *e, const char *why)
     mh_sched_task running = {0};
     if (!mh__list_is_empty(&e->tasks))
         running = mh__list_entry(e->tasks.next, mh__job, place)->task;
+    mh__fast_engine_gone(c, e);
     c->by_worker[e->worker.index] = NULL;
     (void)!mh_sched_worker_leave(c->sched, e->worker, MH_SCHED_DIED, running);
     mh__names_remove(&c->by_uuid, &e->name);

@@ -2,7 +2,7 @@
  * native one is a pool with one worker that has loaded a task library. Either way a task that kills its process does not
  * kill the engine.
  *
- * The engine hands in one request, gets output, then its reply, then hands in the next. All calls and callbacks are made in
+ * The engine hands in one request, gets output, then its reply, then hands in the next; or several, where the executor takes them. All calls and callbacks are made in
  * the engine's loop.
  */
 #ifndef MH_CLUSTER_EXECUTOR_H
@@ -68,6 +68,7 @@ typedef struct mh__executor_kind {
     mh_err (*run)(mh__executor *e, const mh__request *r);
     mh_err (*signal)(mh__executor *e, int number);
     void (*destroy)(mh__executor *e);
+    size_t (*window)(mh__executor *e); /* NULL: 1 */
 } mh__executor_kind;
 
 struct mh__executor {
@@ -88,6 +89,8 @@ MH_NODISCARD mh_err mh__native_executor_create(mh__executor **out, mh__loop *l, 
 static inline mh_err mh__executor_run(mh__executor *e, const mh__request *r) { return e->kind->run(e, r); }
 /* Signal the process that runs tasks. errors: EXITED; INVALID; UNSUPPORTED. */
 static inline mh_err mh__executor_signal(mh__executor *e, int number) { return e->kind->signal(e, number); }
+/* How many requests it takes before it has answered the first; it answers them in order. */
+static inline size_t mh__executor_window(mh__executor *e) { return e->kind->window ? e->kind->window(e) : 1; }
 /* Kill it and free everything. Accepts NULL. */
 static inline void mh__executor_destroy(mh__executor **e)
 {

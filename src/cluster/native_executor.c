@@ -4,7 +4,9 @@
 #include "wire/message.h"
 
 #include "base/error.h"
+#include "base/list.h"
 #include "base/memory.h"
+#include "base/number.h"
 #include "manyhands/engine.h"
 #include "os/fd.h"
 #include "os/library.h"
@@ -14,14 +16,20 @@
 #include <string.h>
 
 #define LOAD_NS (60 * MH_SECOND)
+#define AHEAD_NS (200 * MH_MICROSECOND) /* calls that the pool gets ahead take about so long together */
+enum { WINDOW = 128, RESULTS = 64, COPY_UP_TO = 4096 };
 
 typedef struct native_executor {
     mh__executor base;
     mh_pool *pool;
     char *path;
     const mh_task_library *library; /* in the worker only */
-    mh_future *running;             /* the loop's */
-    int bell;                       /* rung by the pool when `running` is done */
+    mh_stream *stream;              /* of calls, answered in order */
+    uint64_t given, answered;       /* requests so far */
+    mh__list refusals;              /* answers to what was not called, in their places */
+    bool is_armed, is_answering;    /* the stream will ring; refusals are being answered */
+    int64_t since_ns, call_ns;      /* since when the oldest call is the oldest; how long calls take, about */
+    int bell;                       /* rung by the pool when a result is there */
     mh__alarm ready;
 } native_executor;
 
@@ -79,14 +87,12 @@ static mh_err run_task(mh_task *task, void *ctx)
 typedef struct held_result {
     mh__hold base;
     mh_result result;
-    mh_future *future;
 } held_result;
 
 static void destroy_held(mh__hold *h)
 {
     held_result *held = (held_result *)h;
     mh_result_release(&held->result);
-    mh_future_release(&held->future);
     mh__free(held);
 }
 
@@ -102,67 +108,140 @@ static const char *name_of(mh_err err)
 
 static mh_err describe(const mh_result *r, mh_buf *content)
 {
-    if (!r->err)
-        return mh_buf_append(content, mh__text("{\"status\":\"ok\"}"));
     return mh__answer_write_error(content, name_of(r->err), r->reply.size ? r->reply : mh__text(mh_err_text(r->err)));
 }
 
-static mh_err answer(native_executor *e, held_result *held)
+static mh_err answer(native_executor *e, const mh_result *r, mh__hold *hold)
 {
     mh_buf *content = NULL;
-    const mh_result *r = &held->result;
-    mh_err err = mh_buf_create(&content, 0);
+    mh_err err = MH_OK;
+    mh__answer a = {.content = MH__TEXT("{\"status\":\"ok\"}"), .is_met = true, .buffers = &r->reply, .buffer_count = r->err ? 0 : 1, .hold = hold};
+    if (r->err) {
+        err = mh_buf_create(&content, 0);
+        if (!err)
+            err = describe(r, content);
+        if (!err)
+            a.content = (mh_bytes){mh_buf_data(content), mh_buf_size(content)};
+    }
     if (!err)
-        err = describe(r, content);
-    if (!err)
-        e->base.events.on_answer(e->base.events.ctx, &(mh__answer){.content = {mh_buf_data(content), mh_buf_size(content)}, .is_met = true,
-                                                                  .buffers = &r->reply, .buffer_count = r->err ? 0 : 1, .hold = &held->base});
+        e->base.events.on_answer(e->base.events.ctx, &a);
     mh_buf_destroy(&content);
     return err;
+}
+
+/* Small replies are copied, and large ones lent until they are sent. */
+static mh_err answer_result(native_executor *e, mh_result *r)
+{
+    held_result *held = NULL;
+    if (r->reply.size > COPY_UP_TO && (held = mh__calloc(1, sizeof *held))) {
+        held->base.destroy = destroy_held;
+        held->result = *r;
+        atomic_store(&held->base.refs, 1);
+    }
+    mh_err err = answer(e, r, held ? &held->base : NULL);
+    if (held)
+        mh__hold_drop(&held->base);
+    else
+        mh_result_release(r);
+    return err;
+}
+
+/* From the pool's thread. */
+static void ring(void *ctx) { mh__os_eventfd_set(((native_executor *)ctx)->bell); }
+
+static mh_err arm(native_executor *e)
+{
+    if (e->is_armed || e->given == e->answered)
+        return MH_OK;
+    e->is_armed = true;
+    return mh_stream_on_result(e->stream, ring, e);
+}
+
+typedef struct refusal {
+    mh__list link;
+    uint64_t place;
+    const char *name, *why; /* static */
+} refusal;
+
+static mh_err answer_refusal(native_executor *e, const refusal *r)
+{
+    mh_buf *content = NULL;
+    mh_err err = mh_buf_create(&content, 0);
+    if (!err)
+        err = mh__answer_write_error(content, r->name, mh__text(r->why));
+    if (!err)
+        e->base.events.on_answer(e->base.events.ctx, &(mh__answer){.content = {mh_buf_data(content), mh_buf_size(content)}, .is_met = true});
+    mh_buf_destroy(&content);
+    return err;
+}
+
+/* Those whose turn it is. An answer may bring the next request, and so come here again: then the loop goes on. */
+static mh_err answer_refusals(native_executor *e)
+{
+    mh_err err = MH_OK;
+    if (e->is_answering)
+        return MH_OK;
+    e->is_answering = true;
+    while (!err && !mh__list_is_empty(&e->refusals)) {
+        refusal *r = mh__list_entry(e->refusals.next, refusal, link);
+        if (r->place != e->answered)
+            break;
+        mh__list_remove(&r->link);
+        e->answered++;
+        err = answer_refusal(e, r);
+        mh__free(r);
+    }
+    e->is_answering = false;
+    return err;
+}
+
+static void note_duration(native_executor *e, size_t count)
+{
+    int64_t now = mh_now(), ns = (now - e->since_ns) / (int64_t)count;
+    e->call_ns = e->call_ns ? e->call_ns + (ns - e->call_ns) / 4 : ns;
+    e->since_ns = now;
 }
 
 static void on_bell(int fd, void *ctx)
 {
     native_executor *e = ctx;
+    mh_result results[RESULTS];
+    size_t count = 0;
+    mh_err err = MH_OK;
     mh__os_eventfd_clear(fd);
-    if (!e->running || !mh_future_is_done(e->running))
-        return;
-    held_result *held = mh__calloc(1, sizeof *held);
-    mh_err err = held ? mh_future_result(e->running, MH_NOW, &held->result) : MH_ERR_NO_MEMORY;
-    if (err) {
-        mh__free(held);
-        mh__os_eventfd_set(fd); /* again in the next round */
-        return;
+    e->is_armed = false;
+    while (!err && mh_stream_take_many(e->stream, MH_NOW, results, RESULTS, &count) == MH_OK) {
+        note_duration(e, count);
+        for (size_t i = 0; i < count; i++) {
+            e->answered++;
+            mh_err failed = answer_result(e, &results[i]);
+            if (!failed)
+                failed = answer_refusals(e);
+            err = err ? err : failed;
+        }
     }
-    held->base.destroy = destroy_held;
-    held->future = e->running;
-    atomic_store(&held->base.refs, 1);
-    e->running = NULL;
-    if (answer(e, held))
+    if (!err)
+        err = arm(e);
+    if (err)
         e->base.events.on_end(e->base.events.ctx, "no memory for an answer");
-    mh__hold_drop(&held->base);
-}
-
-/* From the pool's thread. */
-static void ring(mh_future *f, void *ctx)
-{
-    (void)f;
-    mh__os_eventfd_set(((native_executor *)ctx)->bell);
 }
 
 /* ---- the interface --------------------------------------------------------------------------- */
 
 static mh_err refuse(native_executor *e, const char *name, const char *why)
 {
-    mh_buf *content = NULL;
-    mh_err err = mh_buf_create(&content, 0);
-    if (err)
-        return err;
-    err = mh__answer_write_error(content, name, mh__text(why));
-    if (!err)
-        e->base.events.on_answer(e->base.events.ctx, &(mh__answer){.content = {mh_buf_data(content), mh_buf_size(content)}, .is_met = true});
-    mh_buf_destroy(&content);
-    return err;
+    refusal *r = mh__calloc(1, sizeof *r);
+    if (!r)
+        return MH_ERR_NO_MEMORY;
+    *r = (refusal){.place = e->given++, .name = name, .why = why};
+    mh__list_push_back(&e->refusals, &r->link);
+    return answer_refusals(e);
+}
+
+static size_t window(mh__executor *base)
+{
+    const native_executor *e = (native_executor *)base;
+    return e->call_ns ? (size_t)MH__MAX(MH__MIN(AHEAD_NS / e->call_ns, (int64_t)WINDOW), INT64_C(1)) : 1;
 }
 
 static mh_err run(mh__executor *base, const mh__request *r)
@@ -178,10 +257,11 @@ static mh_err run(mh__executor *base, const mh__request *r)
     if (r->buffer_count > 1)
         return refuse(e, "ValueError", "a native function takes one buffer");
     mh_bytes input = r->buffer_count ? r->buffers[0] : (mh_bytes){0};
-    mh_err err = mh_pool_submit(e->pool, input, &(mh_submit_options){.tag = hash_of(name)}, &e->running);
-    if (!err)
-        err = mh_future_on_done(e->running, ring, e);
-    return err;
+    if (e->given == e->answered)
+        e->since_ns = mh_now();
+    mh_err err = mh_stream_submit(e->stream, input, hash_of(name));
+    e->given += !err;
+    return err ? err : arm(e);
 }
 
 static mh_err send_signal(mh__executor *base, int number)
@@ -196,14 +276,16 @@ static void destroy(mh__executor *base)
     mh__alarm_clear(base->loop, &e->ready);
     if (e->bell >= 0)
         mh__loop_remove_fd(base->loop, e->bell);
+    mh_stream_destroy(&e->stream);
     mh_pool_destroy(&e->pool); /* after this the pool rings no more */
-    mh_future_release(&e->running);
+    for (mh__list *node; (node = mh__list_pop_front(&e->refusals));)
+        mh__free(mh__list_entry(node, refusal, link));
     mh__os_close(&e->bell);
     mh__free(e->path);
     mh__free(e);
 }
 
-static const mh__executor_kind native_kind = {run, send_signal, destroy};
+static const mh__executor_kind native_kind = {run, send_signal, destroy, window};
 
 static void tell_ready(void *ctx)
 {
@@ -248,6 +330,7 @@ mh_err mh__native_executor_create(mh__executor **out, mh__loop *l, const char *l
     e->base = (mh__executor){&native_kind, *events, l};
     e->ready = (mh__alarm){.fn = tell_ready, .ctx = e};
     e->bell = -1;
+    mh__list_init(&e->refusals);
     e->path = mh__strdup(library);
     mh_err err = e->path ? check_in_child(e) : MH_ERR_NO_MEMORY;
     if (!err)
@@ -255,6 +338,8 @@ mh_err mh__native_executor_create(mh__executor **out, mh__loop *l, const char *l
     if (!err)
         err = mh_pool_create(&e->pool, &(mh_pool_options){.workers = 1, .start = MH_START_FORK,
                                                           .worker = {.run = run_task, .initialize = initialize, .ctx = e}});
+    if (!err)
+        err = mh_stream_create(&e->stream, e->pool, &(mh_stream_options){.ordered = true, .window = WINDOW});
     if (!err)
         err = mh__loop_add_fd(l, e->bell, on_bell, e);
     if (err) {

@@ -130,6 +130,12 @@ static void drop(mh_controller *c, mh__parcel *p, const char *why)
 
 void mh__outbox_send(mh_controller *c, mh__channel channel, mh__parcel *p)
 {
+    if (mh__fast_send(c, channel, p))
+        return;
+    if ((channel == MH__CH_TASK_OUT || channel == MH__CH_TASK_IN) && mh__fast_sign(c, p)) {
+        drop(c, p, "no memory for a signature");
+        return;
+    }
     bool is_routed = channel != MH__CH_NOTIFY && channel != MH__CH_IOPUB_OUT && channel != MH__CH_PING;
     mh_bytes identity = is_routed && mh__parcel_count(p) ? mh__parcel_frames(p)[0] : (mh_bytes){"", 0};
     outbox *b = is_routed ? find(c, channel, identity) : NULL;

@@ -227,13 +227,17 @@ void mh__tasks_on_request(mh__socket *s, mh__parcel *p, void *ctx)
     (void)s;
     mh_controller *c = ctx;
     mh__incoming in;
+    if (mh__controller_admit(c, MH__CH_TASK_IN, p, &in) && in.at == 1)
+        mh__tasks_take_request(c, p, &in);
+}
+
+void mh__tasks_take_request(mh_controller *c, mh__parcel *p, const mh__incoming *in)
+{
     const char *why;
-    if (!mh__controller_admit(c, MH__CH_TASK_IN, p, &in) || in.at != 1)
-        return;
     if (mh__durable_is_full(c, &why))
-        refuse_full(c, &in, why);
+        refuse_full(c, in, why);
     else
-        mh__tasks_submit(c, p, &in);
+        mh__tasks_submit(c, p, in);
 }
 
 void mh__tasks_abort(mh_controller *c, mh__json msg_ids)
@@ -283,19 +287,24 @@ static bool is_present(const mh__job *r, const mh__incoming *in)
 
 void mh__tasks_on_result(mh__socket *s, mh__parcel *p, void *ctx)
 {
-    static const char *const keys[] = {"status", "dependencies_met"};
     (void)s;
     mh_controller *c = ctx;
     mh__incoming in;
+    if (mh__controller_admit(c, MH__CH_TASK_OUT, p, &in) && !mh__holds_take(c, MH__CH_TASK_OUT, &in))
+        mh__tasks_take_result(c, p, &in, 0);
+}
+
+void mh__tasks_take_result(mh_controller *c, mh__parcel *p, const mh__incoming *in, int64_t duration_ns)
+{
+    static const char *const keys[] = {"status", "dependencies_met"};
     mh__json got[2];
     mh_bytes parent;
     bool is_met = true;
-    if (!mh__controller_admit(c, MH__CH_TASK_OUT, p, &in) || mh__holds_take(c, MH__CH_TASK_OUT, &in) || in.at < 2 || in.at > 3 ||
-        mh__parent_read(in.m.parent, &parent) || mh__json_pick(in.m.metadata, keys, 2, got))
+    if (in->at < 2 || in->at > 3 || mh__parent_read(in->m.parent, &parent) || mh__json_pick(in->m.metadata, keys, 2, got))
         return;
-    mh__engine *e = mh__engine_find(c, in.m.idents[0]);
+    mh__engine *e = mh__engine_find(c, in->m.idents[0]);
     mh__job *r = mh__job_find(c, parent);
-    if (!e || !r || !r->is_task || r->engine != e || !is_present(r, &in)) {
+    if (!e || !r || !r->is_task || r->engine != e || !is_present(r, in)) {
         mh__log(c, MH_LOG_INFO, "a late or unknown result was dropped");
         c->stats.dropped++;
         c->stats.late++;
@@ -304,15 +313,24 @@ void mh__tasks_on_result(mh__socket *s, mh__parcel *p, void *ctx)
     mh__json_bool(got[1], &is_met);
     bool is_aborted = mh__json_is(got[0], "aborted");
     mh_sched_outcome how = !is_met ? MH_SCHED_REFUSED : mh__json_is(got[0], "ok") ? MH_SCHED_OK : MH_SCHED_FAILED;
-    mh_err err = mh__job_keep_result(c, r, p, in.at);
+    mh_err err = mh__job_keep_result(c, r, p, in->at);
     if (!err && is_aborted)
         err = mh_sched_cancel(c->sched, r->task); /* not to be tried again */
     if (!err)
-        err = mh_sched_result(c->sched, r->worker, r->task, r->epoch, how, 0);
+        err = mh_sched_result(c->sched, r->worker, r->task, r->epoch, how, duration_ns);
     if (err && err != MH_ERR_NOT_FOUND)
         mh__controller_fail(c, err);
     e->completed += is_met && !is_aborted;
     mh__job_at_engine(r, NULL);
+}
+
+void mh__tasks_revoked(mh_controller *c, mh__job *r, bool is_taken)
+{
+    if (mh_sched_revoked(c->sched, r->worker, r->task, r->epoch, is_taken) || !is_taken)
+        return;
+    mh__job_at_engine(r, NULL);
+    c->unassigned_count += !r->is_unassigned;
+    r->is_unassigned = true;
 }
 
 /* ---- actions --------------------------------------------------------------------------------- */
@@ -402,7 +420,7 @@ void mh__tasks_run(mh_controller *c)
                 carry_out_assign(c, &todo[i], r);
             else if (todo[i].kind == MH_SCHED_DONE)
                 carry_out_done(c, &todo[i], r);
-            else if (todo[i].kind == MH_SCHED_REVOKE) /* a stock engine can't give a task back */
+            else if (todo[i].kind == MH_SCHED_REVOKE && !mh__fast_revoke(c, r)) /* a stock engine can't give a task back */
                 (void)!mh_sched_revoked(c->sched, todo[i].worker, todo[i].task, todo[i].epoch, false);
         }
     int64_t wake = mh_sched_wake_at(c->sched);

@@ -145,6 +145,15 @@ mh_err mh_sched_worker_resize(mh_sched *s, mh_sched_worker worker, uint32_t capa
     return MH_OK;
 }
 
+mh_err mh_sched_worker_keep(mh_sched *s, mh_sched_worker worker, bool keeps)
+{
+    uint32_t wi = mh__sched_find_worker(s, worker);
+    if (wi == MH__NONE)
+        return mh__fail(MH_ERR_NOT_FOUND, "worker %u of generation %u", worker.index, worker.generation);
+    mh__worker_at(s, wi)->keeps = keeps;
+    return MH_OK;
+}
+
 mh_err mh_sched_worker_load(const mh_sched *s, mh_sched_worker worker, uint32_t *load, uint32_t *room)
 {
     uint32_t wi = mh__sched_find_worker(s, worker);
@@ -584,7 +593,7 @@ static bool steal(mh_sched *s)
     if (wi == MH__NONE)
         return false;
     mh__worker *w = mh__worker_at(s, wi);
-    if (w->load < 2 || w->revoking > 0)
+    if (w->load < 2 || w->revoking > 0 || w->keeps)
         return false;
     uint64_t left_ns, gate_ns = (uint64_t)s->options.steal_ns;
     if (w->task_ns == 0 || __builtin_mul_overflow((uint64_t)w->load - 1, w->task_ns, &left_ns))

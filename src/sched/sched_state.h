@@ -79,6 +79,7 @@ typedef struct mh__worker {
     uint32_t revoking;   /* tasks with MH__TASK_REVOKING */
     uint8_t state;
     bool is_open;        /* may be given a task */
+    bool keeps;          /* nothing is stolen from it */
     bool in_wanting, kill_out;
     mh__ends wants;      /* places of pending tasks that want this worker */
     uint32_t wanting_next, wanting_prev;

@@ -525,6 +525,11 @@ static void test_idle_worker_steals(void **state)
         submit(b, i, PLAIN);
     drain(b);
     assert_ok(mh_sched_worker_join(b->s, &(mh_sched_worker_options){.capacity = 10}, &b->w[1]));
+    assert_ok(mh_sched_worker_keep(b->s, b->w[0], true));
+    drain(b);
+    assert_int_equal(b->log_count, 0);
+    assert_ok(mh_sched_worker_keep(b->s, b->w[0], false));
+    assert_err(mh_sched_worker_keep(b->s, (mh_sched_worker){7, 7}, true), MH_ERR_NOT_FOUND);
     drain(b);
     assert_int_equal(b->log_count, 2); /* half, from the tail */
     assert_int_equal(b->log[0].kind, MH_SCHED_REVOKE);

@@ -1,0 +1,300 @@
+/* The client's end of the fast lane (net/lane.h): balanced requests go as records, many in one signed frame, and so do their replies come. A request that is alone is
+ * written by the thread that sends it; else what waits is written by the client's thread at once: as much as came while it woke. */
+#include "cluster/client_state.h"
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/number.h"
+#include "os/clock.h"
+#include "os/fd.h"
+#include "os/unix.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { LOOK_MS = 500, LANE_BYTES_MAX = 8 << 20 };
+
+/* ---- sending --------------------------------------------------------------------------------- */
+
+bool mh__client_fast_takes(const mh_client *c, const mh_client_request *r)
+{
+    size_t size = r->content.size + r->metadata.size + 1024;
+    if (!c->is_fast || r->buffer_count > MH__FAST_PARTS_MAX - 4)
+        return false;
+    for (size_t i = 0; i < r->buffer_count; i++)
+        size += r->buffers[i].size;
+    return size <= MH__FAST_RECORD_MAX && !c->is_closing;
+}
+
+static mh_bytes or_empty(mh_bytes json) { return json.size ? json : MH__TEXT("{}"); }
+
+mh_err mh__client_fast_put(mh_client *c, const mh_client_request *r, char id[MH_CLIENT_ID_SIZE])
+{
+    mh__built built;
+    mh__signer signer = c->session.signer;
+    c->session.signer = (mh__signer){0}; /* the frame is signed, not the message */
+    mh_err err = mh__session_build(&c->session, &(mh__draft){.type = r->type, .unix_ns = mh__os_wall_ns()}, &built);
+    c->session.signer = signer;
+    if (err)
+        return err;
+    mh__fast_record record = {.kind = MH__FAST_REQUEST, .frame_count = 4 + r->buffer_count,
+                              .parts = {built.frames[2], MH__TEXT("{}"), or_empty(r->metadata), or_empty(r->content)}};
+    if (r->buffer_count)
+        memcpy(record.parts + 4, r->buffers, r->buffer_count * sizeof *r->buffers);
+    size_t size = mh__fast_size(&record), at = mh_buf_size(c->fast_out);
+    err = size ? mh_buf_resize(c->fast_out, at + size) : mh__fail(MH_ERR_TOO_LARGE, "a request of more than %d bytes", MH__FAST_RECORD_MAX);
+    if (err)
+        return err;
+    mh__fast_write(&record, (char *)mh_buf_data(c->fast_out) + at);
+    c->out_bytes += size;
+    c->out_count++;
+    c->fast_count++;
+    snprintf(id, MH_CLIENT_ID_SIZE, "%.*s", (int)built.msg_id.size, (const char *)built.msg_id.data);
+    return MH_OK;
+}
+
+bool mh__client_fast_flush(mh_client *c)
+{
+    bool has_room = false, all = true;
+    mh__lock_take(c->lane_lock);
+    mh__lock_take(c->lock);
+    size_t size = mh_buf_size(c->fast_out);
+    if (size && c->lane && c->is_fast && mh__lane_waiting(c->lane) < LANE_BYTES_MAX &&
+        mh__lane_add_written(c->lane, (mh_bytes){mh_buf_data(c->fast_out), size}) == MH_OK) {
+        (void)!mh_buf_resize(c->fast_out, 0);
+        c->out_bytes -= size;
+        c->out_count -= c->fast_count;
+        c->stats.sent += c->fast_count;
+        c->stats.fast += c->fast_count;
+        c->fast_count = 0;
+        has_room = true;
+    }
+    if (has_room)
+        mh__cond_wake_all(c->changed);
+    all = !c->fast_count || !c->is_fast; /* without a lane it was sent elsewhere */
+    mh__lock_drop(c->lock);
+    if (c->lane && mh__lane_waiting(c->lane))
+        all &= mh__lane_flush(c->lane);
+    mh__lock_drop(c->lane_lock);
+    return all;
+}
+
+/* ---- replies --------------------------------------------------------------------------------- */
+
+/* [idents; header, id of the request, metadata, content, buffers] in one piece. */
+static mh__received *make_received(const mh__fast_record *r)
+{
+    static const char before[] = "{\"msg_id\":\"", after[] = "\"}";
+    size_t count = r->ident_count + r->frame_count, buffers = r->frame_count - 4, views = buffers * sizeof(mh_bytes), size = 0;
+    for (size_t i = 0; i < count; i++)
+        size += r->parts[i].size;
+    const mh_bytes *f = r->parts + r->ident_count;
+    size = mh__round_up(size + sizeof before + sizeof after, sizeof(void *));
+    mh__received *m = mh__alloc(sizeof *m + size + views + sizeof(void *));
+    if (!m)
+        return NULL;
+    *m = (mh__received){.bytes = sizeof *m + size + views};
+    mh_bytes *at_views = (mh_bytes *)(void *)(((uintptr_t)m->text + size + sizeof(void *) - 1) & ~(uintptr_t)(sizeof(void *) - 1));
+    char *at = m->text;
+    mh_bytes copies[MH__FAST_PARTS_MAX];
+    for (size_t i = 0; i < count; i++) {
+        copies[i] = (mh_bytes){at, r->parts[i].size};
+        if (i == r->ident_count + 1) { /* the parent: its id, as an object */
+            memcpy(at, before, sizeof before - 1);
+            at += sizeof before - 1;
+        }
+        if (r->parts[i].size)
+            memcpy(at, r->parts[i].data, r->parts[i].size);
+        at += r->parts[i].size;
+        if (i == r->ident_count + 1) {
+            memcpy(at, after, sizeof after - 1);
+            at += sizeof after - 1;
+            copies[i].size += sizeof before + sizeof after - 2;
+        }
+    }
+    const mh_bytes *c = copies + r->ident_count;
+    for (size_t i = 0; i < buffers; i++)
+        at_views[i] = c[4 + i];
+    m->seen = (mh_client_message){
+        .channel = MH_CLIENT_TASK,
+        .source = r->ident_count ? copies[0] : (mh_bytes){"", 0},
+        .parent_id = {(const char *)c[1].data + sizeof before - 1, f[1].size},
+        .header = c[0],
+        .parent = c[1],
+        .metadata = c[2],
+        .content = c[3],
+        .buffers = at_views,
+        .buffer_count = buffers,
+    };
+    return m;
+}
+
+static void take_reply(mh_client *c, const mh__fast_record *r)
+{
+    mh__header h;
+    mh__json v;
+    if (r->frame_count < 4 || !r->parts[r->ident_count + 1].size)
+        return;
+    mh__received *m = make_received(r);
+    mh_err err = m ? mh__header_read(m->seen.header, &h) : MH_ERR_NO_MEMORY;
+    if (!err)
+        err = mh__json_check(m->seen.parent, &v); /* an id that needs an escape */
+    if (!err)
+        err = mh__json_check(m->seen.metadata, &v);
+    if (!err)
+        err = mh__json_check(m->seen.content, &v);
+    if (err) {
+        mh__lock_take(c->lock);
+        c->stats.refused++;
+        if (err == MH_ERR_NO_MEMORY)
+            mh__client_fail(c, MH_ERR_BROKEN, "no memory for a message that came");
+        mh__lock_drop(c->lock);
+        mh__free(m);
+        return;
+    }
+    m->seen.type = h.msg_type;
+    m->seen.id = h.msg_id;
+    if (!mh__client_deliver(c, &m->seen))
+        mh__client_push(c, m);
+}
+
+/* ---- the lane -------------------------------------------------------------------------------- */
+
+/* What the lane was to carry goes by the stock lane: its records hold whole messages. */
+static void redirect(mh_client *c, mh_bytes records)
+{
+    mh__fast_record *r = mh__alloc(sizeof *r);
+    while (r && mh__fast_next(&records, r) == MH_OK) {
+        mh__built built;
+        mh__outgoing *o = mh__calloc(1, sizeof *o);
+        mh_err err = o ? mh__parcel_create(&o->parcel) : MH_ERR_NO_MEMORY;
+        if (!err)
+            mh__session_sign(&c->session, r->parts[0], r->parts[1], r->parts[2], r->parts[3], &built);
+        for (size_t i = 0; i < MH__FRAMES_SIGNED && !err; i++)
+            err = mh__parcel_add(o->parcel, built.frames[i]);
+        for (size_t i = 4; i < r->frame_count && !err; i++)
+            err = mh__parcel_add(o->parcel, r->parts[i]);
+        if (err) {
+            if (o)
+                mh__parcel_destroy(&o->parcel);
+            mh__free(o);
+            mh__client_fail(c, MH_ERR_BROKEN, "no memory for a message that waits");
+            break;
+        }
+        o->channel = MH_CLIENT_TASK;
+        o->bytes = mh__parcel_bytes(o->parcel);
+        c->out_bytes += o->bytes;
+        c->out_count++;
+        mh__list_push_back(&c->out, &o->link);
+    }
+    mh__free(r);
+}
+
+/* The lane is no more. What waits here is sent by the stock lane, where replies come too from now on; what was in the lane may be lost. */
+static void leave_lane(mh_client *c)
+{
+    mh__lock_take(c->lane_lock);
+    mh__lane_close(&c->lane);
+    mh__lock_drop(c->lane_lock);
+    mh__lock_take(c->lock);
+    bool was_fast = c->is_fast;
+    c->is_fast = false;
+    size_t size = mh_buf_size(c->fast_out);
+    c->out_bytes -= size;
+    c->out_count -= c->fast_count;
+    c->fast_count = 0;
+    if (size && !c->is_closing)
+        redirect(c, (mh_bytes){mh_buf_data(c->fast_out), size});
+    (void)!mh_buf_resize(c->fast_out, 0);
+    if (size)
+        mh__client_ring(c);
+    mh__lock_drop(c->lock);
+    if (!was_fast)
+        return;
+    if (!c->is_lost) { /* the controller lives, as far as we know: still, what was on its way may not have arrived */
+        c->lost_ns = mh_now();
+        mh__client_controller_back(c);
+        mh__client_tell(c, "x_connection_lost", NULL);
+        mh__client_tell(c, "x_connection_back", NULL);
+    }
+}
+
+static void on_end(mh__lane *l, const char *why, void *ctx)
+{
+    mh_client *c = ctx;
+    (void)l, (void)why;
+    leave_lane(c);
+    mh__client_fast_settle(c);
+    mh__alarm_set(c->loop, &c->lane_alarm, mh_deadline_in(LOOK_MS * MH_MILLISECOND));
+}
+
+static void say_hello(mh_client *c)
+{
+    mh__lock_take(c->lane_lock);
+    if (mh__lane_add(c->lane, &(mh__fast_record){.kind = MH__FAST_HELLO, .ident_count = 1, .parts = {mh__text(c->session.id)}}) == MH_OK)
+        (void)mh__lane_flush(c->lane);
+    mh__lock_drop(c->lane_lock);
+}
+
+void mh__client_fast_settle(mh_client *c)
+{
+    mh__lock_take(c->lock);
+    if (!c->is_lane_settled)
+        mh__cond_wake_all(c->changed);
+    c->is_lane_settled = true;
+    mh__lock_drop(c->lock);
+}
+
+static void be_welcome(mh_client *c)
+{
+    mh__lock_take(c->lock);
+    c->is_fast = true;
+    mh__lock_drop(c->lock);
+    mh__client_fast_settle(c);
+}
+
+static void on_record(mh__lane *l, const mh__fast_record *r, void *ctx)
+{
+    mh_client *c = ctx;
+    (void)l;
+    if (r->kind == MH__FAST_REPLY)
+        take_reply(c, r);
+    else if (r->kind == MH__FAST_GREETING)
+        say_hello(c);
+    else if (r->kind == MH__FAST_WELCOME)
+        be_welcome(c);
+}
+
+void mh__client_fast_look(void *ctx)
+{
+    mh_client *c = ctx;
+    int fd = -1;
+    if (!c->connection.fast[0])
+        mh__client_fast_settle(c);
+    if (!c->connection.fast[0] || (c->lane && c->is_fast))
+        return;
+    mh__lock_take(c->lane_lock);
+    mh__lane_close(&c->lane);
+    mh_err err = mh__os_unix_connect(&fd, c->connection.fast);
+    if (!err)
+        err = mh__lane_open(&c->lane, c->loop, &fd, &(mh__lane_options){.key = mh__text(c->connection.key), .is_shared = true, .on_record = on_record,
+                                                                        .on_end = on_end, .ctx = c});
+    mh__os_close(&fd);
+    mh__lock_drop(c->lane_lock);
+    if (err)
+        mh__client_fast_settle(c);
+    if (err && c->was_ready) /* else the controller is on another host, or has none; a lost one may come back */
+        mh__alarm_set(c->loop, &c->lane_alarm, mh_deadline_in(LOOK_MS * MH_MILLISECOND));
+}
+
+void mh__client_fast_close(mh_client *c)
+{
+    if (!c->lane_lock)
+        return;
+    if (c->lane) {
+        mh_deadline until = mh_deadline_in(MH_SECOND);
+        while (mh__lane_waiting(c->lane) && !mh__lane_flush(c->lane) && mh_now() < until)
+            continue;
+    }
+    mh__lane_close(&c->lane);
+}
