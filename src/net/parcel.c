@@ -24,6 +24,7 @@ void mh__parcel_clear(mh__parcel *p)
         zmq_msg_close(&p->frames[i]);
     p->count = p->bytes = 0;
     p->connection = -1;
+    p->is_received = false;
 }
 
 void mh__parcel_destroy(mh__parcel **p)
@@ -98,6 +99,7 @@ mh_err mh__parcel_add(mh__parcel *p, mh_bytes copied)
 
 mh_err mh__parcel_share(mh__parcel *p, const mh__parcel *from, size_t first, size_t count)
 {
+    p->is_received |= from->is_received;
     for (size_t i = first; i < first + count; i++) {
         mh_err err = mh__parcel_reserve(p);
         if (err)
@@ -138,7 +140,7 @@ mh_err mh__parcel_give(mh__parcel *p, mh_buf **buf)
 mh_err mh__parcel_settle(mh__parcel *p)
 {
     enum { SMALL = 4096, INLINE = 33 }; /* up to INLINE a frame holds its bytes itself */
-    for (size_t i = 0; i < p->count; i++) {
+    for (size_t i = 0; i < p->count && p->is_received; i++) {
         zmq_msg_t copy;
         size_t size = zmq_msg_size(&p->frames[i]);
         if (size <= INLINE || size >= SMALL)
@@ -150,5 +152,6 @@ mh_err mh__parcel_settle(mh__parcel *p)
         zmq_msg_close(&copy);
         p->views[i] = view_of(&p->frames[i]);
     }
+    p->is_received = false;
     return MH_OK;
 }

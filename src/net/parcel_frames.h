@@ -11,6 +11,7 @@ struct mh__parcel {
     mh_bytes *views;
     size_t count, capacity, bytes;
     int connection;
+    bool is_received; /* some frames may share blocks with what else was received */
 };
 
 /* Room for one more frame, which the caller fills in and counts. errors: NO_MEMORY, LIMIT. */

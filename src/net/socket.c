@@ -82,6 +82,7 @@ mh_err mh__socket_receive(mh__socket *s, mh__parcel *p)
     mh__parcel_clear(p);
     mh__source_touch(s->loop, &s->base);
     mh_err err = receive_rest(s, p);
+    p->is_received = true;
     if (err)
         mh__parcel_clear(p);
     else

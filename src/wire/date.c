@@ -2,7 +2,6 @@
 
 #include "base/error.h"
 
-#include <stdio.h>
 #include <string.h>
 
 enum { DAY_SECONDS = 86400 };
@@ -27,17 +26,30 @@ static void date_of(int64_t days, int *year, int *month, int *day)
     *year = (int)(years + era * 400 + (*month <= 2));
 }
 
+/* Every message has a date: no printf. */
+static void put(char *at, int digits, int value)
+{
+    while (digits-- > 0) {
+        at[digits] = (char)('0' + value % 10);
+        value /= 10;
+    }
+}
+
 void mh__date_write(int64_t unix_ns, char out[MH__DATE_SIZE])
 {
     int64_t us = unix_ns / 1000 - (unix_ns % 1000 < 0), day_us = DAY_SECONDS * INT64_C(1000000);
     int64_t days = us / day_us - (us % day_us < 0), left = us - days * day_us;
     int year, month, day, seconds = (int)(left / 1000000);
     date_of(days, &year, &month, &day);
-    char text[80];
-    snprintf(text, sizeof text, "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ", year, month, day, seconds / 3600, seconds / 60 % 60,
-             seconds % 60, (int)(left % 1000000));
-    memcpy(out, text, MH__DATE_SIZE - 1);
-    out[MH__DATE_SIZE - 1] = 0;
+    static const char shape[MH__DATE_SIZE] = "0000-00-00T00:00:00.000000Z";
+    memcpy(out, shape, sizeof shape);
+    put(out, 4, year);
+    put(out + 5, 2, month);
+    put(out + 8, 2, day);
+    put(out + 11, 2, seconds / 3600);
+    put(out + 14, 2, seconds / 60 % 60);
+    put(out + 17, 2, seconds % 60);
+    put(out + 20, 6, (int)(left % 1000000));
 }
 
 /* `digits` digits at *p as a number from low to high; else false. */

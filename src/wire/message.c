@@ -3,7 +3,6 @@
 #include "base/error.h"
 #include "base/number.h"
 
-#include <stdio.h>
 #include <string.h>
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -71,8 +70,44 @@ static bool take_name(mh__json v, bool required, mh_bytes *out)
     return mh__json_plain(v, out) && out->size <= MH__WIRE_ID_MAX && (out->size || !required);
 }
 
+/* What follows `before` up to the next quote, where that is plain. */
+static bool take_plain(const char **at, const char *end, const char *before, size_t size, mh_bytes *out)
+{
+    if ((size_t)(end - *at) <= size || memcmp(*at, before, size) != 0)
+        return false;
+    const char *begin = *at + size, *quote = memchr(begin, '"', (size_t)(end - begin));
+    if (!quote)
+        return false;
+    unsigned odd = 0;
+    for (const char *p = begin; p < quote; p++)
+        odd |= (unsigned char)*p < 0x20 || (unsigned char)*p >= 0x7f || *p == '\\';
+    *out = (mh_bytes){begin, (size_t)(quote - begin)};
+    *at = quote;
+    return !odd && out->size <= MH__WIRE_ID_MAX;
+}
+#define TAKE_PLAIN(before, out) take_plain(&at, end, before, sizeof(before) - 1, out)
+
+/* A header as mh__session_build writes it: nearly all are. Valid then, without being read as JSON. */
+static bool read_own_header(mh_bytes frame, mh__header *h)
+{
+    static const char tail[] = "\",\"version\":\"5.3\"}";
+    const char *at = frame.data, *end = at + frame.size;
+    mh_bytes date;
+    if (!frame.size || !TAKE_PLAIN("{\"msg_id\":\"", &h->msg_id) || !TAKE_PLAIN("\",\"msg_type\":\"", &h->msg_type) ||
+        !TAKE_PLAIN("\",\"username\":\"", &h->username) || !TAKE_PLAIN("\",\"session\":\"", &h->session) || !TAKE_PLAIN("\",\"date\":\"", &date))
+        return false;
+    h->date = (mh__json){(const char *)date.data - 1, date.size + 2};
+    h->whole = (mh__json){frame.data, frame.size};
+    return h->msg_id.size && h->msg_type.size && (size_t)(end - at) == sizeof tail - 1 && !memcmp(at, tail, sizeof tail - 1);
+}
+
 mh_err mh__header_read(mh_bytes frame, mh__header *out)
 {
+    mh__header own;
+    if (read_own_header(frame, &own)) {
+        *out = own;
+        return MH_OK;
+    }
     static const char *const keys[] = {"msg_id", "msg_type", "session", "username", "date"};
     mh__json got[MH__COUNT_OF(keys)];
     mh_err err = mh__json_pick(frame, keys, MH__COUNT_OF(keys), got);
@@ -94,7 +129,12 @@ mh_err mh__header_read(mh_bytes frame, mh__header *out)
 mh_err mh__parent_read(mh_bytes frame, mh_bytes *msg_id)
 {
     static const char *const keys[] = {"msg_id"};
+    mh__header own;
     mh__json got[1];
+    if (read_own_header(frame, &own)) {
+        *msg_id = own.msg_id;
+        return MH_OK;
+    }
     mh_err err = mh__json_pick(frame, keys, 1, got);
     if (err)
         return err;
@@ -128,27 +168,53 @@ static bool needs_escape(mh_bytes text)
     return false;
 }
 
+static char *put(char *at, mh_bytes text)
+{
+    memcpy(at, text.data, text.size);
+    return at + text.size;
+}
+
+/* "<session>_<count>" */
+static mh_bytes write_id(const mh__session *s, char id[MH__WIRE_ID_MAX + 1])
+{
+    char digits[20], *at = digits + sizeof digits;
+    uint64_t n = s->count;
+    do
+        *--at = (char)('0' + n % 10);
+    while (n /= 10);
+    char *end = put(id, mh__text(s->id));
+    *end++ = '_';
+    end = put(end, (mh_bytes){at, (size_t)(digits + sizeof digits - at)});
+    return (mh_bytes){id, (size_t)(end - id)};
+}
+
 mh_err mh__session_build(mh__session *s, const mh__draft *d, mh__built *out)
 {
-    static const char before[] = "{\"msg_id\":\"";
     char date[MH__DATE_SIZE], id[MH__WIRE_ID_MAX + 1];
     mh_bytes msg_id = d->msg_id;
-    if (!msg_id.size) {
-        int size = snprintf(id, sizeof id, "%s_%llu", s->id, (unsigned long long)s->count);
-        msg_id = (mh_bytes){id, (size_t)size};
-    }
+    if (!msg_id.size)
+        msg_id = write_id(s, id);
     if (msg_id.size > MH__WIRE_ID_MAX || needs_escape(msg_id) || strlen(d->type) > 64 || needs_escape(mh__text(d->type)) ||
         needs_escape(mh__text(s->username)))
         return mh__fail(MH_ERR_INVALID, "message %.*s of type %s: a name is too long or not plain ASCII", (int)msg_id.size,
                         (const char *)msg_id.data, d->type);
     mh__date_write(d->unix_ns, date);
-    int size = snprintf(out->header, sizeof out->header,
-                        "%s%.*s\",\"msg_type\":\"%s\",\"username\":\"%s\",\"session\":\"%s\",\"date\":\"%s\",\"version\":\"5.3\"}",
-                        before, (int)msg_id.size, (const char *)msg_id.data, d->type, s->username, s->id, date);
+    char *at = out->header; /* no printf: every message has one */
+    at = put(at, MH__TEXT("{\"msg_id\":\""));
+    out->msg_id = (mh_bytes){at, msg_id.size};
+    at = put(at, msg_id);
+    at = put(at, MH__TEXT("\",\"msg_type\":\""));
+    at = put(at, mh__text(d->type));
+    at = put(at, MH__TEXT("\",\"username\":\""));
+    at = put(at, mh__text(s->username));
+    at = put(at, MH__TEXT("\",\"session\":\""));
+    at = put(at, mh__text(s->id));
+    at = put(at, MH__TEXT("\",\"date\":\""));
+    at = put(at, (mh_bytes){date, sizeof date - 1});
+    at = put(at, MH__TEXT("\",\"version\":\"5.3\"}"));
     s->count++;
-    out->msg_id = (mh_bytes){out->header + sizeof before - 1, msg_id.size};
     mh_bytes none = MH__TEXT("{}");
-    mh__session_sign(s, (mh_bytes){out->header, (size_t)size}, d->parent.size ? d->parent : none,
+    mh__session_sign(s, (mh_bytes){out->header, (size_t)(at - out->header)}, d->parent.size ? d->parent : none,
                      d->metadata.size ? d->metadata : none, d->content.size ? d->content : none, out);
     return MH_OK;
 }
