@@ -103,6 +103,7 @@ struct mh__engine {
     struct mh__fast_peer *fast; /* its fast lane; NULL: none */
     int64_t task_ns;     /* how long tasks of the fast lane take it, about; 0: not known */
     uint32_t capacity;   /* that it was given for that */
+    int64_t lane_at;     /* when its fast lane came */
     bool lost_fast;      /* it was sent tasks by a fast lane, which may have ended since */
     char uuid[];
 };

@@ -24,6 +24,8 @@ enum {
 #define QUEUE_NS (5 * MH_MILLISECOND)
 /* An engine whose lane ended and that is still registered after this is sent its tasks again by the stock lane. */
 #define ORPHAN_NS MH_SECOND
+/* A lane is first used when nothing is on its way by the stock lane, which it could overtake; but at the latest after this. */
+#define FIRST_USE_NS MH_SECOND
 
 typedef struct mh__fast_peer {
     mh_controller *controller;
@@ -139,9 +141,7 @@ static void take_hello(mh__fast_peer *p, const mh__fast_record *r)
             return; /* it asks again */
         p->engine = e;
         e->fast = p;
-        e->task_ns = 0;
-        (void)!mh_sched_worker_keep(c->sched, e->worker, false);
-        set_capacity(c, e, TASKS_FIRST);
+        e->lane_at = mh_now();
     } else {
         if (find_client(c, identity))
             return;
@@ -263,6 +263,16 @@ static bool read_id(mh_bytes header, mh_bytes *id)
     return mh__parent_read(header, id) == MH_OK && id->size;
 }
 
+static bool may_overtake(const mh__engine *e) { return !e->lost_fast && e->task_count > 1 && mh_now() - e->lane_at < FIRST_USE_NS; }
+
+static void begin_to_use(mh_controller *c, mh__engine *e)
+{
+    e->lost_fast = true; /* should the lane end */
+    e->task_ns = 0;
+    (void)!mh_sched_worker_keep(c->sched, e->worker, false);
+    set_capacity(c, e, TASKS_FIRST);
+}
+
 bool mh__fast_send(mh_controller *c, mh__channel channel, mh__parcel *parcel)
 {
     if (!c->fast || !c->fast->peer_count || (channel != MH__CH_TASK_OUT && channel != MH__CH_TASK_IN))
@@ -272,7 +282,7 @@ bool mh__fast_send(mh_controller *c, mh__channel channel, mh__parcel *parcel)
     bool is_reply = channel == MH__CH_TASK_IN;
     mh__engine *e = !is_reply && count ? mh__engine_find(c, frames[0]) : NULL;
     mh__fast_peer *p = is_reply && count ? find_client(c, frames[0]) : e ? e->fast : NULL;
-    if (!p || mh__parcel_bytes(parcel) > MH__FAST_RECORD_MAX || count > MH__FAST_PARTS_MAX || (e && mh__bytes_are(frames[1], MH__HOLDS_NAME)))
+    if (!p || mh__parcel_bytes(parcel) > MH__FAST_RECORD_MAX || count > MH__FAST_PARTS_MAX || (e && (may_overtake(e) || mh__bytes_are(frames[1], MH__HOLDS_NAME))))
         return false; /* that question is asked of the stock lane, where it was asked before there was another */
     while (at < count && !mh__bytes_are(frames[at], MH__WIRE_DELIMITER))
         at++;
@@ -284,8 +294,8 @@ bool mh__fast_send(mh_controller *c, mh__channel channel, mh__parcel *parcel)
     memcpy(r.parts + at - 1, frames + at + 2, (count - at - 2) * sizeof *frames);
     if ((is_reply && !read_id(frames[at + 3], &r.parts[at])) || !put(p, &r))
         return false;
-    if (e)
-        e->lost_fast = true; /* should the lane end */
+    if (e && !e->lost_fast)
+        begin_to_use(c, e);
     mh__parcel_clear(parcel);
     return true;
 }
