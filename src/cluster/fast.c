@@ -91,15 +91,22 @@ void mh__fast_engine_gone(mh_controller *c, mh__engine *e)
     e->fast = NULL;
 }
 
-/* Tasks that went into a lane which is not there any more may have been lost in it. Engines that have died were noticed before. */
+/* Tasks that went into a lane which is not there any more may have been lost in it. */
+static void rescue(mh_controller *c, mh__engine *e)
+{
+    while (e->lost_fast && !mh__list_is_empty(&e->tasks))
+        mh__tasks_revoked(c, mh__list_entry(e->tasks.next, mh__job, place), true);
+    e->lost_fast = false;
+}
+
+/* Engines that have died were noticed before. */
 static void rescue_orphans(void *ctx)
 {
     mh_controller *c = ctx;
     for (mh__list *node = c->engines.next; node != &c->engines; node = node->next) {
         mh__engine *e = mh__list_entry(node, mh__engine, link);
-        while (!e->fast && e->lost_fast && !mh__list_is_empty(&e->tasks))
-            mh__tasks_revoked(c, mh__list_entry(e->tasks.next, mh__job, place), true);
-        e->lost_fast = false;
+        if (!e->fast)
+            rescue(c, e);
     }
 }
 
@@ -139,6 +146,7 @@ static void take_hello(mh__fast_peer *p, const mh__fast_record *r)
         mh__engine *e = mh__engine_find(c, identity);
         if (!e || e->fast)
             return; /* it asks again */
+        rescue(c, e);
         p->engine = e;
         e->fast = p;
         e->lane_at = mh_now();
