@@ -94,8 +94,10 @@ void mh__fast_engine_gone(mh_controller *c, mh__engine *e)
 /* Tasks that went into a lane which is not there any more may have been lost in it. */
 static void rescue(mh_controller *c, mh__engine *e)
 {
-    while (e->lost_fast && !mh__list_is_empty(&e->tasks))
-        mh__tasks_revoked(c, mh__list_entry(e->tasks.next, mh__job, place), true);
+    for (mh__list *node = e->tasks.next, *next; e->lost_fast && node != &e->tasks; node = next) {
+        next = node->next;
+        mh__tasks_revoked(c, mh__list_entry(node, mh__job, place), true);
+    }
     e->lost_fast = false;
 }
 
