@@ -51,9 +51,10 @@ bench-apps: examples ## the applications beside what a user would pick instead: 
 	@tools/setup.sh build apps peers
 	.venv/bin/python bench/apps.py
 
-bench-cluster: build ## the controller beside the stock one
+bench-cluster: build ## the controller beside the stock one, and the client
 	@tools/setup.sh test
 	.venv/bin/python bench/cluster.py
+	.venv/bin/python bench/parallel_client.py
 
 sanitize: ## the C tests under the address, undefined-behaviour and thread sanitizers
 	@tools/sanitize.sh

@@ -28,12 +28,15 @@ class Cluster:
         self.environment = {**os.environ, "PYTHONPATH": path, "IPYTHONDIR": str(folder / "ipython"), "IPP_PROFILE_DIR": str(folder)}
         self.engines: list[subprocess.Popen[bytes]] = []
         self.clients: list[Any] = []
-        controller = [sys.executable, "-m", "ipyparallel.controller", "--dictdb", "--ping=250"] if is_stock else [COMMAND, "controller"]
-        self.controller = self._start("controller", [*controller, f"--profile-dir={folder}", *options])
+        self.start_controller(*options)
         wait_for(lambda: self.info("engine") and self.info("client") or self.controller.poll() is not None, SOON_S)
         assert self.controller.poll() is None, (folder / "log").read_text()
         for _ in range(engines):
             self.add_engine()
+
+    def start_controller(self, *options: str) -> None:
+        stock = [sys.executable, "-m", "ipyparallel.controller", "--dictdb", "--ping=250"]
+        self.controller = self._start("controller", [*(stock if self.is_stock else [COMMAND, "controller"]), f"--profile-dir={self.folder}", *options])
 
     def info(self, side: str) -> dict[str, Any] | None:
         try:

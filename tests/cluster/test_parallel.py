@@ -615,3 +615,17 @@ def test_nobody_answers(ours):
     info = {**ours.info("client"), "registration": 9}
     with pytest.raises(TimeoutError, match="no controller answers"):
         ipp.Client(info, timeout=0.3)
+
+
+def test_a_controller_that_is_killed_and_comes_back():
+    """Clients go on: what they asked for before is answered after."""
+    for cluster in make(2, options=("--reuse",)):
+        rc = cluster.client()
+        view = rc.load_balanced_view()
+        ars = [view.apply_async(time.sleep, 0.02) for _ in range(30)]
+        ars[2].get(SOON_S)
+        cluster.controller.kill()
+        cluster.controller.wait(SOON_S)
+        cluster.start_controller("--reuse")
+        assert [ar.get(2 * SOON_S) for ar in ars] == [None] * 30
+        assert rc[:].apply_sync(square, 3) == [9, 9]
