@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal as _signal
+import time
 import types
 import warnings
 import weakref
@@ -635,9 +636,10 @@ class Client:
                 label: str | None = None, track: bool = False, view: Any = None) -> MessageFuture:
         """Send a request to an engine; the future of its reply."""
         made: list[MessageFuture] = []
+        submitted = time.time()  # before it may run
 
         def remember(msg_id: str, loan: Any) -> None:
-            future = MessageFuture(self, msg_id, msg_type, label, engine)
+            future = MessageFuture(self, msg_id, msg_type, label, engine, submitted)
             future._loan = loan
             self._futures[msg_id] = future
             self._outstanding.add(msg_id)
@@ -657,13 +659,14 @@ class Client:
                           track: bool, view: Any) -> list[MessageFuture] | MessageFuture:
         """Send one request to many engines; the futures of their replies, or the future of the one that stands for all."""
         made: list[MessageFuture] = []
+        submitted = time.time()
 
         def remember(msg_id: str, loan: Any) -> None:
             self.history.append(msg_id)
             view.history.append(msg_id)
             parts = [(msg_id, " ".join(uuids))] if is_coalescing else [(f"{msg_id}_{uuid}", uuid) for uuid in uuids]
             for part, engine in parts:
-                future = MessageFuture(self, part, msg_type, view.label, engine)
+                future = MessageFuture(self, part, msg_type, view.label, engine, submitted)
                 future._loan = loan
                 future._view_ids = view._outstanding
                 future._is_coalesced = is_coalescing

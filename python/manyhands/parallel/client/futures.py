@@ -215,14 +215,15 @@ class MessageFuture(DrivenFuture):
     __slots__ = ("_client", "_content", "_engine", "_is_coalesced", "_is_output_done", "_label", "_loan", "_metadata", "_on_end", "_output", "_parents", "_received",
                  "_record", "_submitted", "_view_ids", "iopub_callbacks", "msg_id", "msg_type")
 
-    def __init__(self, client: Client, msg_id: str, msg_type: str, label: str | None = None, engine: str | None = None) -> None:
+    def __init__(self, client: Client, msg_id: str, msg_type: str, label: str | None = None, engine: str | None = None,
+                 submitted: float | None = None) -> None:
         super().__init__(client._driver)
         self._client = client
         self.msg_id = msg_id
         self.msg_type = msg_type
         self._label = label
         self._engine = engine           # it went to this one
-        self._submitted = time.time()
+        self._submitted = time.time() if submitted is None else submitted
         self._received: float | None = None
         self._content: tuple[Any, ...] | None = None  # of the reply, until it is read: status, content unless that says no more, buffers
         self._record: tuple[Any, ...] | None = None   # what the reply says of itself: metadata, date, status
