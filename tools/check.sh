@@ -30,7 +30,7 @@ build() {
 
 # Apart from the others: stock clients leave threads behind, and a program with threads starts processes in another way.
 cluster_tests() {
-    .venv/bin/python -m pytest -q --junit-xml="$results/cluster.xml" tests/cluster "$@"
+    .venv/bin/python -m pytest -q --junit-xml="$results/cluster.xml" tests/cluster tests/chaos "$@"
 }
 
 # CPython's own tests: they run in parallel, so apart from the others.

@@ -108,6 +108,14 @@ struct mh__engine {
     char uuid[];
 };
 
+/* One that was given up, and may have been only cut off. */
+typedef struct mh__departed {
+    char uuid[64]; /* "": nobody */
+    int64_t id;
+    bool is_ours;
+    uint64_t ping; /* the last one before that: it lives if it answers a later one */
+} mh__departed;
+
 /* ---- the controller -------------------------------------------------------------------------- */
 
 struct mh_controller {
@@ -137,6 +145,8 @@ struct mh_controller {
     mh__engine **by_worker; /* at mh_sched_worker.index */
     size_t by_worker_capacity;
     uint64_t pings;
+    mh__departed departed[64];
+    size_t departed_count; /* all that ever were */
 
     mh_sched *sched;
 
@@ -309,6 +319,8 @@ mh_err mh__recover(mh_controller *c);
 #define MH__HOLDS_NAME "controller.holds" /* who asks: answers with this identity are not for a client */
 /* Ask an engine what it holds; until it answers, what it was given before stays its own. */
 void mh__holds_ask(mh_controller *c, const mh__engine *e);
+/* The way to it was cut: what it was given may not have arrived, and its answers neither. */
+void mh__holds_suspect(mh_controller *c, mh__engine *e);
 /* If this is the answer, use it. */
 bool mh__holds_take(mh_controller *c, mh__channel channel, const mh__incoming *in);
 

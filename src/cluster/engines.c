@@ -7,6 +7,7 @@
 #include "base/number.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { UUID_MAX = 63 };
@@ -229,6 +230,49 @@ void mh__engine_unregister(mh_controller *c, mh__engine *e, const char *why)
     mh__free(e);
 }
 
+/* ---- coming back ----------------------------------------------------------------------------- */
+
+static void note_departed(mh_controller *c, const mh__engine *e)
+{
+    mh__departed *d = &c->departed[c->departed_count++ % MH__COUNT_OF(c->departed)];
+    *d = (mh__departed){.id = e->id, .is_ours = e->is_ours, .ping = c->pings};
+    snprintf(d->uuid, sizeof d->uuid, "%s", e->uuid);
+}
+
+static void give_up(mh_controller *c, mh__engine *e, const char *why)
+{
+    note_departed(c, e);
+    mh__engine_unregister(c, e, why);
+}
+
+/* It was cut off, and answers a ping that is younger than the end that we believed in: it is registered again, as another worker. Its
+ * attempts from before are over: answers to them are dropped, and if it is one of ours, it is told so. */
+static mh__engine *readmit(mh_controller *c, mh_bytes uuid, mh_bytes ping)
+{
+    char text[24];
+    mh__engine *e = NULL;
+    if (ping.size >= sizeof text)
+        return NULL;
+    memcpy(text, ping.data, ping.size);
+    text[ping.size] = 0;
+    for (size_t i = 0; i < MH__COUNT_OF(c->departed); i++) {
+        mh__departed *d = &c->departed[i];
+        if (!*d->uuid || !mh__bytes_are(uuid, d->uuid) || strtoull(text, NULL, 10) <= d->ping)
+            continue;
+        if (mh__engine_by_id(c, d->id) || create(c, &e, uuid, d->id))
+            return NULL;
+        e->is_ours = d->is_ours;
+        *d = (mh__departed){0};
+        mh__log(c, MH_LOG_INFO, "engine %lld was only cut off, and is registered again: %s", (long long)e->id, e->uuid);
+        notify(c, "registration_notification", e);
+        save_soon(c);
+        if (e->is_ours)
+            mh__holds_ask(c, e);
+        return e;
+    }
+    return NULL;
+}
+
 /* ---- noticing -------------------------------------------------------------------------------- */
 
 void mh__engines_give_up(void *ctx)
@@ -240,7 +284,7 @@ void mh__engines_give_up(void *ctx)
         after = node->next;
         mh__engine *e = mh__list_entry(node, mh__engine, link);
         if (e->give_up <= now)
-            mh__engine_unregister(c, e, "its connection ended");
+            give_up(c, e, "its connection ended");
         else
             next = MH__MIN(next, e->give_up);
     }
@@ -270,8 +314,12 @@ void mh__engine_on_pong(mh__socket *s, mh__parcel *p, void *ctx)
     (void)s;
     mh_controller *c = ctx;
     mh__engine *e = mh__parcel_count(p) == 2 ? mh__engine_find(c, mh__parcel_frames(p)[0]) : NULL;
+    if (!e && mh__parcel_count(p) == 2)
+        e = readmit(c, mh__parcel_frames(p)[0], mh__parcel_frames(p)[1]);
     if (!e)
         return;
+    if (e->give_up != MH_FOREVER && !e->is_restored && !mh__interface_is_local(c->engine_file.interface_))
+        mh__holds_suspect(c, e);
     e->beat_at = mh_now();
     e->has_beaten = true;
     e->pong_connection = mh__parcel_connection(p);
@@ -291,7 +339,7 @@ void mh__engines_beat(void *ctx)
         after = node->next;
         mh__engine *e = mh__list_entry(node, mh__engine, link);
         if (now - e->beat_at > (e->has_beaten ? longest : MH__MAX(longest, FIRST_BEAT_NS)))
-            mh__engine_unregister(c, e, "its heart stopped");
+            give_up(c, e, "its heart stopped");
         else if (e->is_restored)
             next = MH__MIN(next, RESTORE_PING_NS);
     }

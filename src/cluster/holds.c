@@ -17,6 +17,15 @@ void mh__holds_ask(mh_controller *c, const mh__engine *e)
         mh__reply_send(c, ways[i], idents, 2, &(mh__draft){.type = e->is_ours ? "x_holds_request" : "kernel_info_request"});
 }
 
+void mh__holds_suspect(mh_controller *c, mh__engine *e)
+{
+    mh__list *heads[] = {&e->tasks, &e->queue};
+    for (size_t i = 0; i < 2; i++)
+        for (mh__list *node = heads[i]->next; node != heads[i]; node = node->next)
+            mh__list_entry(node, mh__job, place)->is_adopted = true;
+    mh__holds_ask(c, e);
+}
+
 /* Whether [id, token] is of an attempt that is not over. */
 static mh__job *find_held(const mh_controller *c, const mh__engine *e, bool is_task, mh__json pair)
 {

@@ -232,6 +232,39 @@ def test_an_engine_that_ended_meanwhile_is_given_up(tmp_path: Path) -> None:
     controller.stop()
 
 
+def test_an_engine_that_was_cut_off_is_registered_again_and_fenced(tmp_path: Path) -> None:
+    """It answers a heartbeat that is younger than the end that was believed in. Its old attempt is over: that answer is dropped."""
+    controller = Controller(tmp_path, "--ping=50")
+    engine, client = Engine(controller), Client(controller, is_named=True)
+    ping = engine.socket(zmq.SUB, "hb_ping")
+    ping.subscribe(b"")
+    sent = client.submit(retries=1)
+    old = engine.take()
+    engine.registrar.close() # as if its host were gone
+    wait_for(lambda: client.engines() == {})
+    other = Engine(controller, id=7)
+    moved = other.take()
+    assert moved.header["msg_id"] == sent and moved.idents[2] != old.idents[2]
+    pong = engine.socket(zmq.DEALER, "hb_pong", identity=engine.name.encode())
+    until = time.monotonic() + SOON_S
+    while engine.name not in client.engines().values():
+        assert time.monotonic() < until
+        if ping.poll(100):
+            pong.send_multipart(ping.recv_multipart())
+    assert client.engines() == {str(engine.id): engine.name, "7": other.name}
+    engine.answer(old, buffers=(b"late",))
+    wait_for(lambda: "late or unknown" in log_of(controller))
+    other.answer(moved, buffers=(b"in time",))
+    assert receive(client.task).buffers == [b"in time"]
+    again = client.submit(targets=[engine.name])
+    request = engine.take()
+    engine.answer(request)
+    assert parent_of(receive(client.task)) == again
+    for peer in (client, engine, other):
+        peer.close()
+    controller.stop()
+
+
 # ---- what is in it ------------------------------------------------------------------------------
 
 
