@@ -14,7 +14,9 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MISSED_BEATS = 10, BEAT_MS = 3000, RETRY_MS = 1000, LOOK_AGAIN_MS = 50, PATH_SIZE = 4096, LINGER_MS = 1000, URL_SIZE = 320 };
+enum { MISSED_BEATS = 10, BEAT_MS = 3000, RETRY_MS = 1000, LOOK_AGAIN_MS = 50, PATH_SIZE = 4096, LINGER_MS = 1000, URL_SIZE = 320,
+       LINK_BEAT_MS = 1000, /* a connection that is silent for three of these is opened anew: a network may have lost it without a word */
+};
 #define READY_NS (120 * MH_SECOND)
 #define REGISTER_NS (30 * MH_SECOND)
 #define PATIENCE_LEAST_NS (5 * MH_SECOND)
@@ -187,6 +189,22 @@ static void on_registrar(mh__socket *s, mh__parcel *p, void *ctx)
         be_refused(e, said[3]);
 }
 
+/* The connection by which this engine registered ended, and is there again: the controller may have given it up meanwhile, or be another. One that
+ * has not refuses, which is as good. */
+static void on_registrar_peer(mh__socket *s, mh__peer_event event, int connection, void *ctx)
+{
+    mh_engine *e = ctx;
+    (void)s;
+    (void)connection;
+    if (event == MH__PEER_GONE && e->id >= 0) {
+        e->was_cut_off = true;
+    } else if (event == MH__PEER_READY && e->was_cut_off) {
+        e->was_cut_off = false;
+        e->is_registered = false;
+        on_register_alarm(e);
+    }
+}
+
 /* ---- heartbeats ------------------------------------------------------------------------------ */
 
 static void on_ping(mh__socket *s, mh__parcel *p, void *ctx)
@@ -219,6 +237,8 @@ static mh_err open_socket(mh_engine *e, mh__socket **out, mh__socket_kind kind, 
         .kind = kind,
         .identity = kind == MH__SUB ? (mh_bytes){0} : mh__text(e->uuid),
         .linger_ms = LINGER_MS,
+        .heartbeat_ms = LINK_BEAT_MS,
+        .on_peer = out == &e->registrar ? on_registrar_peer : NULL,
         .curve_server = is_curve ? e->connection.curve_serverkey : NULL,
         .curve_public = is_curve ? e->curve.public_key : NULL,
         .curve_own_secret = is_curve ? e->curve.secret_key : NULL,

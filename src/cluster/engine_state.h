@@ -53,6 +53,7 @@ struct mh_engine {
 
     /* registration and heartbeats */
     bool is_registered;
+    bool was_cut_off; /* the connection to the registrar ended since then */
     mh__alarm register_alarm, beat_alarm;
     mh_deadline register_until;
     int64_t beat_period_ns, last_ping_ns;
