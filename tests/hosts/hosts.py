@@ -95,6 +95,10 @@ class Hosts:
         self.processes.append(process)
         return process
 
+    def run(self, host: str, *argv: str) -> str:
+        """What a program prints that is only in the host's network."""
+        return subprocess.run(["ip", "netns", "exec", self._ns(host), *argv], check=True, capture_output=True, text=True).stdout
+
     def log(self, host: str, name: str) -> Any:
         return open(self.folder / f"{host}-{name}.log", "a")
 

@@ -116,16 +116,34 @@ def test_a_host_is_cut_off_and_comes_back(site: Site) -> None:
     assert site.client.ask("view.map_sync(lambda x: x * x, range(20))") == [x * x for x in range(20)]
 
 
-def test_a_client_is_cut_off_and_comes_back(site: Site) -> None:
+IDLE = "[q['queue'] for i, q in rc.queue_status().items() if i != 'unassigned']"
+
+
+def test_a_client_is_cut_off_for_a_moment(site: Site) -> None:
     """What it asked for is done meanwhile, and it gets the answers."""
-    site.client.ask("globals().update(r=rc[:].apply_async(lambda: (__import__('time').sleep(1), 7)[1])) or 0")
-    wait_for(lambda: site.client.ask("[q['queue'] for i, q in rc.queue_status().items() if i != 'unassigned']") == [1, 1])
-    site.hosts.cut("h3")
     other = Remote(site.hosts, "hub", site.client_file)
-    wait_for(lambda: other.ask("[q['queue'] for i, q in rc.queue_status().items() if i != 'unassigned']") == [0, 0])
+    wait_for(lambda: other.ask(IDLE) == [0, 0])
+    site.client.ask("globals().update(r=rc[:].apply_async(lambda: (__import__('time').sleep(1), 7)[1])) or 0")
+    wait_for(lambda: other.ask(IDLE) == [1, 1])
+    site.hosts.cut("h3")
+    wait_for(lambda: other.ask(IDLE) == [0, 0])
     site.hosts.heal("h3")
     assert site.client.ask("r.get(timeout=60)") == [7, 7]
+
+
+def test_a_client_is_cut_off_for_long(site: Site) -> None:
+    """Longer than the controller holds its connections: it goes on without a restart."""
+    site.hosts.cut("h3")
+    wait_for(lambda: "h3" in lost_connections(site))
+    site.hosts.heal("h3")
     assert site.client.ask("rc[:].apply_sync(int)") == [0, 0]
+    assert site.client.ask("rc.load_balanced_view().map_sync(lambda x: x * x, range(20))") == [x * x for x in range(20)]
+
+
+def lost_connections(site: Site) -> str:
+    """"h3" once the controller has closed its connections to that host."""
+    seen = site.hosts.run("hub", "ss", "-Htn", "state", "established", "dst", f"{NET}.3")
+    return "" if seen.strip() else "h3"
 
 
 def test_a_host_loses_power(site: Site) -> None:
