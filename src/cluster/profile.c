@@ -16,6 +16,7 @@ static const struct {
     [MH__FILE_CLIENT] = {"security", "ipcontroller", "-client.json", false},
     [MH__FILE_ENGINE] = {"security", "ipcontroller", "-engine.json", false},
     [MH__FILE_ENGINES] = {"security", "ipcontroller", "-engines.json", false},
+    [MH__FILE_TASKS] = {"security", "ipcontroller", "-tasks.sqlite", false},
     [MH__FILE_WATCHER] = {"pid", "manyhands", ".json", true},
     [MH__FILE_LOCK] = {"pid", "manyhands", ".lock", true},
     [MH__FILE_LOG] = {"log", "manyhands", ".log", true},
@@ -243,4 +244,14 @@ void mh__record_remove(const char *folder, const char *cluster_id)
     for (size_t i = 0; i < MH__COUNT_OF(all); i++)
         if (!mh__profile_path(folder, all[i], cluster_id, path))
             (void)!mh__os_file_unlink(path);
+}
+
+void mh__tasks_remove(const char *folder, const char *cluster_id)
+{
+    static const char *const ends[] = {"", "-wal", "-shm"};
+    char path[MH_CLUSTER_PATH_SIZE], whole[MH_CLUSTER_PATH_SIZE + 8];
+    for (size_t i = 0; i < MH__COUNT_OF(ends) && !mh__profile_path(folder, MH__FILE_TASKS, cluster_id, path); i++) {
+        snprintf(whole, sizeof whole, "%s%s", path, ends[i]);
+        (void)!mh__os_file_unlink(whole);
+    }
 }

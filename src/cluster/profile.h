@@ -11,6 +11,7 @@ typedef enum mh__profile_file {
     MH__FILE_CLIENT,   /* security/ipcontroller-ID-client.json */
     MH__FILE_ENGINE,
     MH__FILE_ENGINES,  /* security/ipcontroller-ID-engines.json: what a controller with --reuse remembers */
+    MH__FILE_TASKS,    /* security/ipcontroller-ID-tasks.sqlite: its task log, with -wal and -shm beside it while in use */
     MH__FILE_WATCHER,  /* pid/manyhands-ID.json */
     MH__FILE_LOCK,     /* pid/manyhands-ID.lock */
     MH__FILE_LOG,      /* log/manyhands-ID.log */
@@ -52,7 +53,9 @@ typedef struct mh__record {
 
 /* Write both files. errors: of the system. */
 MH_NODISCARD mh_err mh__record_write(const mh__record *r);
-/* Remove every file of a cluster but its logs and its lock. */
+/* Remove every file of a cluster but its logs, its tasks and its lock. */
 void mh__record_remove(const char *folder, const char *cluster_id);
+/* Remove its task log. */
+void mh__tasks_remove(const char *folder, const char *cluster_id);
 
 #endif

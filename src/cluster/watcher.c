@@ -62,6 +62,7 @@ struct mh_cluster {
     member controller, *engines;
     uint32_t engine_count, ready_count;
     bool is_ready, must_stop, owns_files;
+    bool keeps_tasks; /* the task log is there for the next one, or was before this one */
     mh_err end; /* why, when must_stop is set */
     char why[LINE_SIZE];
 };
@@ -203,10 +204,10 @@ static const char **arguments_of(const mh_cluster *c, const member *m, char numb
     argv[count++] = c->command;
     argv[count++] = m->is_controller ? "controller" : "engine";
     if (m->is_controller) {
-        if (c->restart || c->durable)
+        bool goes_on = c->restart || c->durable; /* else its tasks end with it */
+        if (goes_on)
             argv[count++] = "--reuse";
-        if (c->durable)
-            argv[count++] = "--sqlitedb";
+        argv[count++] = goes_on ? "--sqlitedb" : "--dictdb";
     } else {
         snprintf(file, MH_CLUSTER_PATH_SIZE + 16, "--file=%s", c->engine_file);
         snprintf(number, 40, "--id=%lld", (long long)m->engine_id);
@@ -492,6 +493,7 @@ static bool is_answering(const char *client_file)
 /* Be the only one with this name. */
 static mh_err claim(mh_cluster *c)
 {
+    char tasks[MH_CLUSTER_PATH_SIZE];
     mh_clusters *others = NULL;
     if (c->is_private)
         return MH_OK;
@@ -506,6 +508,9 @@ static mh_err claim(mh_cluster *c)
     if (!err && !c->durable)
         mh__record_remove(c->folder, c->cluster_id); /* of one that was killed; a durable one goes on with its key and ports */
     c->owns_files = !err;
+    if (!err)
+        err = mh__profile_path(c->folder, MH__FILE_TASKS, c->cluster_id, tasks);
+    c->keeps_tasks = c->durable || err || mh__os_path_exists(tasks);
     return err;
 }
 
@@ -684,6 +689,8 @@ void mh_cluster_destroy(mh_cluster **at)
         end_processes(c);
     if (c->owns_files && !c->is_private)
         mh__record_remove(c->folder, c->cluster_id);
+    if (c->owns_files && !c->keeps_tasks)
+        mh__tasks_remove(c->folder, c->cluster_id);
     if (c->owns_files && c->is_private && mh__os_folder_remove(c->folder))
         tell(c, MH_LOG_WARNING, "%s is left: %s", c->folder, mh_err_detail());
     if (c->lock >= 0)

@@ -127,6 +127,8 @@ def test_restart_of_the_controller(home: Home) -> None:
 
     wait_for(engines_are_back)
     assert Path(said["connection_file"]).read_text() == connection
+    home.run("stop")
+    assert home.files() == []
 
 
 def test_an_engine_that_can_only_die(home: Home) -> None:
@@ -263,3 +265,29 @@ def test_logs_are_followed_to_the_end(home: Home) -> None:
     out, _ = follower.communicate(timeout=30)
     assert follower.returncode == 0
     assert "engine 1   | " in out and "SIGTERM: stopping" in out
+
+
+SUBMIT = """
+from manyhands.parallel import Client
+rc = Client(profile="default")
+view = rc.load_balanced_view()
+view.retries = 9
+results = [view.apply_async(lambda i: (__import__("time").sleep(0.1), i)[1], i) for i in range(20)]
+print(results[0].get(timeout=60), flush=True)
+print([result.get(timeout=60) for result in results], flush=True)
+"""
+
+
+def test_durable(home: Home) -> None:
+    """All of it is killed in the midst of its tasks, and started again: the client gets its answers without a restart."""
+    process, said = home.start("--durable", "-n", "1")
+    client = subprocess.Popen([sys.executable, "-c", SUBMIT], stdout=subprocess.PIPE, text=True, env=home.environment)
+    assert client.stdout is not None and client.stdout.readline() == "0\n"
+    pids = home.pids(home.only())
+    process.kill()
+    nothing_of(pids)
+    home.start("--durable", "-n", "1")
+    out, _ = client.communicate(timeout=100)
+    assert out == f"{list(range(20))}\n"
+    home.run("stop")
+    assert home.files() == ["security/ipcontroller-tasks.sqlite"]

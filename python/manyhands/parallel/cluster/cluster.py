@@ -323,8 +323,10 @@ class Cluster(AsyncFirst, Configurable):
         args = [f"--ip={self.controller_ip}"] if self.controller_ip else []
         args += [f"--location={self.controller_location}"] if self.controller_location else []
         controller.controller_args = [*controller.controller_args, *args, *self.controller_args]
-        for path in () if {"--reuse", "--restore"} & set(controller.controller_args) else controller.connection_files.values():
-            Path(path).unlink(missing_ok=True)  # of a controller that was killed: nobody may take it for this one's
+        if not {"--reuse", "--restore"} & set(controller.controller_args):  # else it goes on with what the last one left
+            controller.controller_args = ["--dictdb", *controller.controller_args]
+            for path in controller.connection_files.values():
+                Path(path).unlink(missing_ok=True)  # of a controller that was killed: nobody may take it for this one's
         self.controller = controller
         self.log.info(f"Starting controller with {self.controller_launcher_class.__name__}")
         try:
