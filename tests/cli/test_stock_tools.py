@@ -54,3 +54,11 @@ def test_theirs_for_us(home: Home) -> None:
     assert not any(map(is_alive, [cluster["controller_pid"], *cluster["engine_pids"]]))
     nothing_of(pids)
     assert home.json("list") == []
+
+
+def test_programs_that_run_ipcluster_run_ours(home: Home) -> None:
+    import manyhands.parallel
+
+    assert stock(home, "-m", "manyhands.parallel.cluster", "--version").strip() == manyhands.__version__ == manyhands.parallel.__version__
+    assert "usage: manyhands" in stock(home, "-m", "manyhands.parallel.cluster", "--help-all")
+    assert stock(home, "-m", "manyhands.parallel.cluster", "list", "-o", "json").strip() == "[]"

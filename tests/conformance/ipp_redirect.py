@@ -36,8 +36,8 @@ def replace_program(argv, ours):
     if name in ("controller", "engine") and name in ours:
         python = [f"--python={sys.executable}"] if name == "engine" else []  # which has this module, as the one that is replaced
         os.execv(os.environ[COMMAND], ["manyhands", name, *python, *argv[at + 1:]])
-    if "client" in ours and not argv[at].startswith(TESTS) and importlib.util.find_spec(f"{OURS}.{name}"):
-        os.execv(sys.executable, [*argv[:at], f"{OURS}.{name}", *argv[at + 1:]])
+    if name == "cluster" and "client" in ours:
+        os.execv(sys.executable, [*argv[:at], f"{OURS}.cluster", *argv[at + 1:]])
 
 
 class _Loader:

@@ -85,6 +85,10 @@ _LATER = {
 
 
 def __getattr__(name: str) -> _typing.Any:
+    if name == "__version__":
+        from .. import __version__
+
+        return __version__
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
