@@ -7,18 +7,13 @@ shows medians and the ratio of each peer to ours (above 1: ours is better). Writ
 `one-machine.json` and `one-machine.png` into the folder.
 """
 
-import argparse
-import json
-import statistics
-from pathlib import Path
-
-import contenders
-import rows
-import table
+# What this needs is imported where it runs: a process that is spawned imports this module, and its start is among what is measured.
 
 
 def measure(row, rounds):
     """Median figure of each contender of `row`; a contender may ask for fewer rounds (row.rounds)."""
+    import statistics
+
     figures = {name: [] for name in row.contenders}
     for turn in range(rounds):
         for name, run in row.contenders.items():
@@ -28,6 +23,14 @@ def measure(row, rounds):
 
 
 def main():
+    import argparse
+    import json
+    from pathlib import Path
+
+    import contenders
+    import rows
+    import table
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="paired rounds of each row (default: 5)")
     parser.add_argument("--row", action="append", help="only rows whose name holds this text")

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import signal
 import statistics
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 
@@ -136,15 +138,26 @@ def start_and_stop(warm):
     }, Target(5, True))]
 
 
+def bare_fork():
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
 def processes(warm):
+    """Beside them what each cannot go below here: a fork of this process that does nothing, and an interpreter that does nothing."""
     def start(library, method):
-        process = library.get_context(method).Process(target=c.noop, args=(1,))
+        process = library.get_context(method).Process(target=abs, args=(1,))  # which a fresh interpreter has without importing us
         process.start()
         process.join()
 
+    floors = {"fork": ("os.fork, _exit, waitpid", bare_fork), "forkserver": ("os.fork, _exit, waitpid", bare_fork),
+              "spawn": ("python -c pass", lambda: subprocess.run([sys.executable, "-c", "pass"], check=True))}
     return [Row(f"Process start and join, {method}", "ms", True, {
         c.OURS: lambda method=method: 1e3 * c.seconds(lambda: start(manyhands, method)),
         c.STANDARD: lambda method=method: 1e3 * c.seconds(lambda: start(multiprocessing, method)),
+        floors[method][0]: lambda method=method: 1e3 * c.seconds(floors[method][1]),
     }, Target(limit, True)) for method, limit in (("fork", 1.5), ("forkserver", 3), ("spawn", 60))]
 
 
