@@ -965,7 +965,7 @@ _NAMES: dict[str, dict[str, type[BaseLauncher]]] = {
 }
 all_launchers: list[type[BaseLauncher]] = [
     kind for kind in list(globals().values())
-    if isinstance(kind, type) and issubclass(kind, (LocalProcessLauncher, BatchSystemLauncher)) and kind not in (LocalProcessLauncher, BatchSystemLauncher)]
+    if isinstance(kind, type) and issubclass(kind, (LocalProcessLauncher, BatchSystemLauncher, WindowsHPCLauncher)) and kind not in (LocalProcessLauncher, BatchSystemLauncher)]
 
 
 def find_launcher_class(name: str, kind: str) -> type[BaseLauncher]:
