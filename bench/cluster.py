@@ -144,12 +144,46 @@ def measure(name: str, tasks: int) -> dict[str, float]:
         process.wait()
 
 
+def measure_native(seconds: float = 3) -> dict[str, dict[str, float]]:
+    """A client without Python and native engines, by the fast lane and by the stock one; nothing where they are not built."""
+    build = Path(__file__).resolve().parent.parent / "build"
+    bench, library = build / "bench" / "client_bench", build / "tests" / "libcluster-tasks.so"
+    if not bench.exists() or not library.exists():
+        return {}
+    folder = Path(tempfile.mkdtemp())
+    files = {side: folder / "security" / f"ipcontroller-{side}.json" for side in ("client", "engine")}
+    processes = [subprocess.Popen([COMMAND, "controller", "--log-level=40", "--dictdb", f"--profile-dir={folder}"], start_new_session=True)]
+    rows: dict[str, dict[str, float]] = {}
+    try:
+        while not all(f.exists() and f.stat().st_size for f in files.values()):
+            time.sleep(0.005)
+        processes += [subprocess.Popen([COMMAND, "engine", f"--file={files['engine']}", f"--library={library}"], stderr=subprocess.DEVNULL)
+                      for _ in range(ENGINES)]
+        submitter = Submitter(json.loads(files["client"].read_text()))
+        while submitter.engines() < ENGINES:
+            time.sleep(0.005)
+        submitter.close()
+        for lane in ("fast", "stock"):
+            one, many = (json.loads(subprocess.run([bench, files["client"], lane, how, str(seconds)], check=True, stdout=subprocess.PIPE).stdout)
+                         for how in ("one", "many"))
+            rows[lane] = {"p50 us": one["p50_us"], "p99 us": one["p99_us"], "tasks/s": many["per_second"]}
+        return rows
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
+
+
 def main(tasks: int = 5000) -> None:
     rows = {name: measure(name, tasks) for name in CONTROLLERS}
     ours, stock = rows["manyhands"], rows["ipyparallel"]
     print(f"{'':18}{'manyhands':>12}{'ipyparallel':>14}{'ratio':>10}")
     for what, value in ours.items():
         print(f"{what:18}{value:12.2f}{stock[what]:14.2f}{value / stock[what]:10.3f}")
+    for lane, row in measure_native().items():
+        print(f"client and engines in C, {lane} lane, beside the stock controller with raw peers")
+        for what, value in row.items():
+            print(f"{what:18}{value:12.2f}{stock[what]:14.2f}{value / stock[what]:10.3f}")
 
 
 if __name__ == "__main__":
