@@ -243,7 +243,7 @@ static mh_err prepare_keys(mh_controller *c)
             snprintf(c->curve.secret_key, sizeof c->curve.secret_key, "%s", c->options.curve_secret);
             err = mh__curve_pair_complete(&c->curve);
         } else {
-            err = mh__curve_pair_create(&c->curve);
+            err = mh__place_curve(c);
         }
         snprintf(e->curve_serverkey, sizeof e->curve_serverkey, "%s", c->curve.public_key);
         e->key[0] = 0;

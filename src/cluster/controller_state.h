@@ -202,6 +202,7 @@ bool mh__controller_admit_fast(mh_controller *c, const mh__parcel *p, mh__incomi
 /* ---- place.c --------------------------------------------------------------------------------- */
 
 mh_err mh__place_prepare(mh_controller *c); /* paths; folders; what --reuse finds */
+mh_err mh__place_curve(mh_controller *c);   /* keys that encrypt: new ones, or with --reuse those of the last time */
 mh_err mh__place_publish(mh_controller *c);
 void mh__place_remove(mh_controller *c);
 /* With `reuse`, who is registered lies in a file, so that a controller that is started again knows its engines. */

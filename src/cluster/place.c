@@ -86,6 +86,29 @@ mh_err mh__place_prepare(mh_controller *c)
     return err ? err : mh__os_folder_make(folder);
 }
 
+/* The secret key, alone in a file that only this user can read: peers that were encrypted to it can come back. */
+mh_err mh__place_curve(mh_controller *c)
+{
+    char path[540];
+    mh_buf *text = NULL;
+    if (!c->options.reuse)
+        return mh__curve_pair_create(&c->curve);
+    size_t stem = strlen(c->client_path) - strlen("client.json");
+    snprintf(path, sizeof path, "%.*scurve.key", (int)stem, c->client_path);
+    mh_err err = mh__os_file_read_private(&text, path, MH__CURVE_KEY_SIZE);
+    if (!err) {
+        snprintf(c->curve.secret_key, sizeof c->curve.secret_key, "%.*s", (int)mh_buf_size(text), (const char *)mh_buf_data(text));
+        err = mh__curve_pair_complete(&c->curve);
+        mh__secret_clear(mh_buf_data(text), mh_buf_size(text));
+    } else if (err == MH_ERR_NOT_FOUND) {
+        err = mh__curve_pair_create(&c->curve);
+        if (!err)
+            err = mh__os_file_write_private(path, mh__text(c->curve.secret_key));
+    }
+    mh_buf_destroy(&text);
+    return err;
+}
+
 static mh_err write_file(const char *path, const mh__connection *f)
 {
     mh_buf *text = NULL;

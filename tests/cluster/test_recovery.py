@@ -265,6 +265,20 @@ def test_an_engine_that_was_cut_off_is_registered_again_and_fenced(tmp_path: Pat
     controller.stop()
 
 
+def test_encrypted_peers_come_back_too(tmp_path: Path) -> None:
+    controller = Controller(tmp_path, "--reuse", "--enable-curve")
+    engine = EngineProcess(controller, f"--library={LIBRARY}")
+    before = controller.client
+    kill(controller)
+    controller = restart(controller, "--enable-curve")
+    assert controller.client == before
+    key = tmp_path / "security" / "ipcontroller-curve.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600 and key.read_text() not in log_of(controller)
+    wait_for(lambda: "engine 0 is back" in log_of(controller))
+    assert engine.stop() == 0
+    controller.stop()
+
+
 # ---- what is in it ------------------------------------------------------------------------------
 
 
