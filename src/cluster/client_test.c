@@ -658,8 +658,8 @@ static void calls_outlive_a_controller_or_are_told_lost(void **state)
     assert_ok(mh_balanced_view_submit(v, "square", (mh_bytes){&x, sizeof x}, &(mh_balanced_options){.retries = 3}, &after));
     start_controller(&k);
     touch(path);
-    assert_ok(mh_client_future_result(after, soon(), &r));
-    assert_ok(r.err);
+    assert_ok(mh_client_future_result(after, soon(), &r)); /* it may have gone into a connection that was ending: each ends separately */
+    assert_true(r.err == MH_OK || r.err == MH_ERR_WORKER_LOST);
     assert_ok(mh_client_future_result(before, soon(), &r));
     assert_true(r.err == MH_OK || r.err == MH_ERR_WORKER_LOST);
     mh_client_future_release(&before);
