@@ -1,31 +1,45 @@
 #!/bin/bash
-# Run the tests of the package and of the project's programs, in two lanes beside each other:
+# Run the tests of the package and of the project's programs, where it is possible in two lanes beside each other:
 #     tools/python_tests.sh FOLDER for the reports [ARGUMENT of pytest...]
 #
 # Not one program with several workers: that would have threads, and with threads processes start in another way.
-set -um # as jobs of their own: what a script just puts in the background ignores SIGINT
+set -u
 cd "$(dirname "$0")/.."
 results=$1
 shift
 
-# What looks for things left in /dev/shm, and what puts things there, one after the other.
-shared="tests/python/test_joblib.py tests/python/test_leaks.py tests/python/test_managers.py tests/python/test_orphans.py
+# Half of the time. Most of those that look for things left in /dev/shm are here, with most of those that put things there.
+first="tests/python/test_joblib.py tests/python/test_leaks.py tests/python/test_managers.py tests/python/test_orphans.py
     tests/python/test_shared_array.py tests/python/test_shared_memory.py tests/python/test_surface.py
     tests/hang tests/docs tests/dropin tests/examples"
 # What is a stage of its own.
 apart="tests/conformance tests/cluster"
 
 ignored=
-for path in $apart $shared; do ignored="$ignored --ignore=$path"; done
+for path in $apart $first; do ignored="$ignored --ignore=$path"; done
 
-# What the second says waits until the first has ended.
+# What a script puts in the background ignores SIGINT; here tests send it.
+run() { env --default-signal=INT "$@"; }
+# The second lane has a /dev/shm of its own.
+own='mount -t tmpfs -o mode=1777 tmpfs /dev/shm && exec "$@"'
 # shellcheck disable=SC2086  # lists of paths
-.venv/bin/python -m pytest -q --junit-xml="$results/others.xml" $ignored "$@" tests >"$results/others.txt" 2>&1 &
-others=$!
-trap 'kill $others 2>/dev/null' INT TERM
+first() { run .venv/bin/python -m pytest -q --junit-xml="$results/shared.xml" "$@" $first; }
 # shellcheck disable=SC2086
-.venv/bin/python -m pytest -q --junit-xml="$results/shared.xml" "$@" $shared
-status=$?
-wait $others || status=$?
-cat "$results/others.txt"
+second() { run "${alone[@]}" .venv/bin/python -m pytest -q --junit-xml="$results/others.xml" $ignored "$@" tests; }
+
+alone=(unshare -m sh -c "$own" own)
+if "${alone[@]}" true 2>/dev/null; then
+    second "$@" >"$results/others.txt" 2>&1 & # says what it has to say when the first has ended
+    others=$!
+    trap 'kill $others 2>/dev/null' INT TERM
+    first "$@"
+    status=$?
+    wait $others || status=$?
+    cat "$results/others.txt"
+else
+    alone=()
+    first "$@"
+    status=$?
+    second "$@" || status=$?
+fi
 exit $status

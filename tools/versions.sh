@@ -7,7 +7,11 @@ set -eu
 cd "$(dirname "$0")/.."
 mode=${1:-long}
 packages=. # of the test group, those that match
-[ "$mode" = long ] || packages='^(pytest|numpy)'
+optimization=3
+if [ "$mode" != long ]; then
+    packages='^(pytest|numpy)'
+    optimization=0 # compiling would take longer than the tests
+fi
 current=$(.venv/bin/python -c 'import sys; print(sys.version_info[1])')
 
 find_python() {
@@ -29,7 +33,8 @@ test_version() {
         $(tools/toml_list.sh pyproject.toml project dependencies) \
         $(tools/toml_list.sh pyproject.toml project.optional-dependencies test | tr ' ' '\n' | grep -E "$packages")
     PATH="$PWD/$venv/bin:$PATH" "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
-        --force-reinstall --config-settings=build-dir="build/versions/build-3.$1" --config-settings=compile-args="-j${JOBS:-2}" .
+        --force-reinstall --config-settings=build-dir="build/versions/build-3.$1" --config-settings=compile-args="-j${JOBS:-2}" \
+        --config-settings=setup-args="-Doptimization=$optimization" .
     if [ "$mode" = short ]; then
         "$venv/bin/python" -m pytest -q -m "not long" tests/python/test_codec.py tests/python/test_surface.py
     else

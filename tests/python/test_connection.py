@@ -2,6 +2,7 @@
 
 import array
 import asyncio
+import gc
 import os
 import pickle
 import select
@@ -626,10 +627,12 @@ def whole_life():
 def test_lives_leave_no_descriptors():
     for _ in range(3):
         whole_life()
+    gc.collect()
     before = descriptors()
     for _ in range(20):
         whole_life()
-    assert descriptors() == before
+    gc.collect()
+    assert descriptors() <= before
 
 
 def test_descriptors_close_on_exec(ctx):
