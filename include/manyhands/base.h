@@ -94,6 +94,8 @@ typedef int64_t mh_deadline;
 
 /* Monotonic clock, nanoseconds. threads: any; async-signal-safe. */
 MH_API int64_t mh_now(void);
+/* The same at a fraction of its cost, and up to some milliseconds behind: for bounds that are coarse anyway. */
+MH_API int64_t mh_now_about(void);
 /* The deadline `ns` nanoseconds from now; negative counts as 0, too far as MH_FOREVER. */
 MH_API mh_deadline mh_deadline_in(int64_t ns);
 

@@ -66,7 +66,7 @@ static mh_deadline slice_until(mh_deadline until)
 {
     if (until == MH_NOW)
         return MH_NOW;
-    mh_deadline slice = mh_deadline_in(MHPY_SLICE_NS);
+    mh_deadline slice = mh_now_about() + MHPY_SLICE_NS;
     return slice < until ? slice : until;
 }
 

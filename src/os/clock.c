@@ -10,6 +10,13 @@ int64_t mh_now(void)
     return (int64_t)ts.tv_sec * MH_SECOND + ts.tv_nsec;
 }
 
+int64_t mh_now_about(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+    return (int64_t)ts.tv_sec * MH_SECOND + ts.tv_nsec;
+}
+
 int64_t mh__os_wall_ns(void)
 {
     struct timespec ts;

@@ -151,6 +151,9 @@ mh_err mh__ring_lock(mh_mutex *m, mh_deadline until)
 /* Even who does not wait lets another finish its copying, unless that one is known to wait itself. */
 static mh_err enter(const mh__ring *r, mh_mutex *m, mh_deadline until, const _Atomic uint32_t *patient)
 {
+    mh_err err = mh_mutex_try(m); /* mostly it is free: then nobody need look at the clock */
+    if (err != MH_ERR_TIMEOUT)
+        return err == MH_ERR_OWNER_DIED ? mh_mutex_recover(m) : err;
     if (until != MH_FOREVER) {
         if (until == MH_NOW && patient && atomic_load(patient) && mh_mutex_is_locked(m))
             return MH_ERR_TIMEOUT;
