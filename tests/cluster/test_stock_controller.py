@@ -30,6 +30,10 @@ class Cluster:
         self.folder = folder
         self.file = folder / "security" / "ipcontroller-client.json"
         self.processes = [start(folder, sys.executable, "-m", "ipyparallel.controller", "--ping=500")]
+        self.clients: dict[str, Any] = {}
+
+    def fill(self) -> None:
+        folder = self.folder
         wait_for(lambda: self.file.exists() and (folder / "security" / "ipcontroller-engine.json").exists(), 60)
         self.clients = {"stock": ipp.Client(str(self.file)), "ours": ours.Client(str(self.file))}
         self.add_engine()
@@ -58,6 +62,7 @@ class Cluster:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made = Cluster(tmp_path_factory.mktemp("stock"))
     try:
+        made.fill()
         yield made
     finally:
         made.close()
