@@ -18,8 +18,8 @@ apart="tests/conformance tests/cluster"
 ignored=
 for path in $apart $first; do ignored="$ignored --ignore=$path"; done
 
-# What a script puts in the background ignores SIGINT; here tests send it.
-run() { env --default-signal=INT "$@"; }
+# What a script puts in the background ignores SIGINT, and what nohup runs SIGHUP; here tests send both.
+run() { env --default-signal=INT,HUP "$@"; }
 # The second lane has a /dev/shm of its own.
 own='mount -t tmpfs -o mode=1777 tmpfs /dev/shm && exec "$@"'
 # shellcheck disable=SC2086  # lists of paths

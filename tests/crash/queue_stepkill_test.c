@@ -47,9 +47,9 @@ static const unsigned char *message(unsigned char mark, size_t size)
 
 static bool is_message(const unsigned char *got, size_t size) { return size == 0 || memcmp(got, message(got[0], size), size) == 0; }
 
-static void push(struct shared *sh, unsigned char mark, size_t size)
+static void push(struct shared *sh, unsigned char mark, size_t size, mh_deadline until)
 {
-    must(!mh__ring_push(view(sh), &(mh_bytes){message(mark, size), size}, 1, 0, soon()));
+    must(!mh__ring_push(view(sh), &(mh_bytes){message(mark, size), size}, 1, 0, until));
 }
 
 /* The size of the next message, 0: none (or the empty one), -1: torn. */
@@ -75,14 +75,14 @@ static void setup_far(void *at)
 {
     unsigned char mark;
     setup_empty(at);
-    push(at, 9, FAR);
+    push(at, 9, FAR, MH_NOW);
     must(pop(at, MH_NOW, &mark) == FAR);
 }
 static void setup_two(void *at)
 {
     setup_far(at);
-    push(at, 1, SMALL);
-    push(at, 2, SMALL);
+    push(at, 1, SMALL, MH_NOW);
+    push(at, 2, SMALL, MH_NOW);
 }
 static void setup_full(void *at)
 {
@@ -139,20 +139,21 @@ static void pop_two(void *at)
     must(!mh__ring_pop_many(mine.r, mine.into, LARGE, sizes, 2, MH_FOREVER, &count) && count == 2);
 }
 
-/* ---- those who wait -------------------------------------------------------------------------- */
+/* ---- those who wait: for ever, since how long the steps before the kill take is up to the machine; from the kill on,
+ * stepkill's own bound tells a waiter that hangs -------------------------------------------------- */
 
 static void wait_pop(void *at)
 {
     struct shared *sh = at;
     unsigned char mark = 0;
-    int got = pop(sh, soon(), &mark);
+    int got = pop(sh, MH_FOREVER, &mark);
     atomic_store(&sh->waiter_got, got < 0 ? -1 : mark);
 }
-static void wait_push_small(void *at) { push(at, 7, SMALL); }
+static void wait_push_small(void *at) { push(at, 7, SMALL, MH_FOREVER); }
 static void wait_push_large(void *at)
 {
     struct shared *sh = at;
-    push(sh, 7, LARGE);
+    push(sh, 7, LARGE, MH_FOREVER);
     atomic_store(&sh->waiter_done, 1);
 }
 
@@ -160,7 +161,7 @@ static void wait_push_large(void *at)
 static void rescue_pop(void *at, const struct stepkill_point *point)
 {
     (void)point;
-    push(at, 5, SMALL);
+    push(at, 5, SMALL, soon());
 }
 /* The killed pop may not have happened: then there is no room yet. */
 static void rescue_push(void *at, const struct stepkill_point *point)
