@@ -8,10 +8,10 @@ cd "$(dirname "$0")/.."
 results=$1
 shift
 
-# Half of the time. Most of those that look for things left in /dev/shm are here, with most of those that put things there.
+# About half of the time. Most of those that look for things left in /dev/shm are here, with most of those that put things there.
 first="tests/python/test_joblib.py tests/python/test_leaks.py tests/python/test_managers.py tests/python/test_orphans.py
     tests/python/test_shared_array.py tests/python/test_shared_memory.py tests/python/test_surface.py
-    tests/hang tests/docs tests/dropin tests/examples"
+    tests/hang tests/docs tests/dropin tests/examples tests/apps tests/cli tests/hosts tests/packaging tests/tools"
 # What is a stage of its own.
 apart="tests/conformance tests/cluster"
 

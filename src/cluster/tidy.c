@@ -204,7 +204,7 @@ static bool is_in_use(const cleaning *k, const char *path)
 
 static mh_err clean_connection(cleaning *k, const char *id)
 {
-    static const mh__profile_file all[] = {MH__FILE_CLIENT, MH__FILE_ENGINE, MH__FILE_ENGINES};
+    static const mh__profile_file all[] = {MH__FILE_CLIENT, MH__FILE_ENGINE, MH__FILE_ENGINES, MH__FILE_FAST};
     char path[MH_CLUSTER_PATH_SIZE];
     mh_err err = mh__profile_path(k->folder, MH__FILE_CLIENT, id, path);
     if (err || is_living(k, id))
@@ -266,7 +266,9 @@ static mh_err clean_log(cleaning *k, const char *name)
 static mh_err clean_security(cleaning *k, const char *name)
 {
     char id[MH_CLUSTER_ID_SIZE];
-    return mh__profile_id_of(name, MH__FILE_CLIENT, id) || mh__profile_id_of(name, MH__FILE_ENGINE, id) ? clean_connection(k, id) : MH_OK;
+    bool is_connection = mh__profile_id_of(name, MH__FILE_CLIENT, id) || mh__profile_id_of(name, MH__FILE_ENGINE, id) ||
+                         mh__profile_id_of(name, MH__FILE_FAST, id);
+    return is_connection ? clean_connection(k, id) : MH_OK;
 }
 
 static mh_err each_name(cleaning *k, const char *inner, mh_err (*fn)(cleaning *k, const char *name))

@@ -81,7 +81,8 @@ def sleep_with(*kept):
 
 
 def receive_connections(conn):
-    """Use each connection that comes, until None does; tell how many descriptors are open in the end."""
+    """Use each connection that comes, until None does; tell by how many descriptors more are open then."""
+    before = len(os.listdir("/proc/self/fd"))
     while (new := conn.recv()) is not None:
         with new:
             if isinstance(new, socket.socket):
@@ -90,7 +91,7 @@ def receive_connections(conn):
                 new.send("through the pipe")
             else:
                 conn.send(new.recv())
-    conn.send(len(os.listdir("/proc/self/fd")))
+    conn.send(len(os.listdir("/proc/self/fd")) - before)
 
 
 def write_to_descriptor(conn, text):

@@ -465,9 +465,9 @@ def test_connections_travel(ctx):
         assert y.recv(1) == b""
         y.close()
     a.send(None)
-    open_then = a.recv()
+    left_open = a.recv()
     p.join(30)
-    assert p.exitcode == 0 and open_then < 40
+    assert p.exitcode == 0 and left_open < 5  # of nine that came
     manyhands.resource_sharer.stop(timeout=30)
 
 
