@@ -31,11 +31,13 @@ class Cluster:
         self.start_controller(*options)
         wait_for(lambda: self.info("engine") and self.info("client") or self.controller.poll() is not None, SOON_S)
         assert self.controller.poll() is None, (folder / "log").read_text()
-        for _ in range(engines):
+        for count in range(1, engines + 1):
             self.add_engine()
+            if is_stock:  # the stock controller may forget one of two that register at once, which then waits for ever
+                self.client(count).close()
 
     def start_controller(self, *options: str) -> None:
-        stock = [sys.executable, "-m", "ipyparallel.controller", "--dictdb", "--ping=250"]
+        stock = [sys.executable, "-m", "ipyparallel.controller", "--dictdb", "--ping=500"]
         self.controller = self._start("controller", [*(stock if self.is_stock else [COMMAND, "controller"]), f"--profile-dir={self.folder}", *options])
 
     def info(self, side: str) -> dict[str, Any] | None:
