@@ -107,7 +107,8 @@ MH_API MH_NODISCARD mh_err mh_client_send(mh_client *c, const mh_client_request 
 /* A message that came: its signature was right, it came once, and its four JSON frames are JSON. Everything lies in the message.
  *
  * On the notification channel the client itself says, beside what the controller publishes: "x_connection_lost" and "x_connection_back" (content {})
- * when the controller goes and returns, and after its return or a missed notification the registration_notification or
+ * when the controller goes and returns (lost is told after the last connection to it ended, if these end within three seconds: what is sent from then on waits for
+ * its return), and after its return or a missed notification the registration_notification or
  * unregistration_notification of each engine that came or went meanwhile (their header holds msg_type alone). */
 typedef struct mh_client_message {
     mh_client_channel channel;
@@ -134,8 +135,9 @@ typedef struct mh_client_future mh_client_future;
 /* How a call ended. Everything lies in the future. */
 typedef struct mh_client_result {
     mh_err err;              /* OK; TASK_FAILED, or the code that a native function returned; WORKER_LOST the engine died, or the controller did and forgot
-                              * it; CANCELLED; TIMEOUT it was not begun within options.wait_ns; NOT_FOUND what it waits for can't come about, or the
-                              * engine has no such function; INVALID a dependency is not known; CLOSED the client was closed; NO_MEMORY */
+                              * it, or it was sent into a connection that was ending; CANCELLED; TIMEOUT it was not begun within options.wait_ns; NOT_FOUND
+                              * what it waits for can't come about, or the engine has no such function; INVALID a dependency is not known; CLOSED the
+                              * client was closed; NO_MEMORY */
     const char *ename, *evalue, *traceback; /* of a failure, as the engine tells it; else "" */
     int64_t engine_id;       /* where it ran; -1: not known */
     mh_bytes value;          /* the first buffer of the reply: what a native function replied */

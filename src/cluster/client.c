@@ -18,6 +18,7 @@ enum {
     LINGER_MS = 1000,
     HEARTBEAT_MS = 1000, /* a host that vanished is noticed within three of it */
     HIGH_WATER = 1000,   /* messages in each socket; what else waits is counted in bytes here */
+    TELL_LOST_MS = 3 * HEARTBEAT_MS, /* that the controller is lost is told at the latest so long after the first connection to it ended */
     REFRESH_MS = 250,    /* after the first answer: an engine that came or went before the subscription was there */
 };
 #define ANSWER_NS (10 * MH_SECOND)
@@ -91,11 +92,65 @@ static void run(void *ctx)
     }
 }
 
+static bool is_cut_off(const mh_client *c)
+{
+    if (!c->is_lost)
+        return false;
+    for (size_t i = 0; i < MH__CLIENT_CHANNELS; i++)
+        if (c->channels[i].is_up)
+            return false;
+    return !c->lane || !c->is_fast;
+}
+
+static void tell_lost(void *ctx)
+{
+    mh_client *c = ctx;
+    mh__alarm_clear(c->loop, &c->lost);
+    if ((c->is_lost && !c->is_lost_told) || c->is_lane_lost)
+        mh__client_tell(c, "x_connection_lost", NULL);
+    if (!c->is_lost && c->is_lane_lost) /* the lane alone ended: what was on its way in it may not have arrived */
+        mh__client_tell(c, "x_connection_back", NULL);
+    c->is_lane_lost = false;
+    c->is_lost_told = c->is_lost;
+}
+
+/* Connections to one controller end one after the other, and what goes into one that is ending is lost: so the loss is told after the last of them. */
+void mh__client_may_have_lost(mh_client *c)
+{
+    c->lost_ns = mh_now();
+    if (!c->is_lost) /* it lives, as far as we know */
+        mh__client_look_soon(c);
+    bool is_untold = c->is_lane_lost || (c->is_lost && !c->is_lost_told);
+    if (is_untold && is_cut_off(c))
+        tell_lost(c);
+    else if (is_untold && !c->lost.is_set)
+        mh__alarm_set(c->loop, &c->lost, mh_deadline_in(TELL_LOST_MS * MH_MILLISECOND));
+}
+
+void mh__client_note_back(mh_client *c)
+{
+    if (!c->is_lost)
+        return;
+    tell_lost(c);
+    c->is_lost = c->is_lost_told = false;
+    mh__client_tell(c, "x_connection_back", NULL);
+    mh__client_look_soon(c);
+}
+
 static void on_peer(mh__socket *s, mh__peer_event event, int connection, void *ctx)
 {
-    mh_client *c = ((mh__client_channel *)ctx)->client;
+    mh__client_channel *ch = ctx;
+    mh_client *c = ch->client;
+    bool is_query = ch->which == MH_CLIENT_REGISTRATION;
     (void)s, (void)connection;
-    if (event == MH__PEER_READY) {
+    if (event == MH__PEER_GONE && ch->is_up) {
+        ch->is_up = false;
+        c->is_lost |= is_query && c->was_ready;
+        mh__client_may_have_lost(c);
+    } else if (event == MH__PEER_READY) {
+        ch->is_up = true;
+        if (!is_query)
+            return;
         mh__lock_take(c->lock);
         c->was_reached = true;
         c->stats.reconnects += c->was_ready;
@@ -103,10 +158,6 @@ static void on_peer(mh__socket *s, mh__peer_event event, int connection, void *c
         if (c->was_ready)
             mh__client_ask(c);
         c->was_ready = true;
-    } else if (event == MH__PEER_GONE && c->was_ready && !c->is_lost) {
-        c->is_lost = true;
-        c->lost_ns = mh_now();
-        mh__client_tell(c, "x_connection_lost", NULL);
     }
 }
 
@@ -197,7 +248,7 @@ static mh_err open_channel(mh_client *c, const struct route *r)
     char url[URL_SIZE];
     uint16_t port;
     mh__client_channel *ch = &c->channels[r->which];
-    bool is_curve = c->connection.curve_serverkey[0], is_query = r->which == MH_CLIENT_REGISTRATION;
+    bool is_curve = c->connection.curve_serverkey[0], is_sent_by = r->kind == MH__DEALER;
     memcpy(&port, (const char *)&c->connection + r->port, sizeof port);
     ch->client = c;
     ch->which = r->which;
@@ -205,7 +256,7 @@ static mh_err open_channel(mh_client *c, const struct route *r)
     if (!err)
         err = mh__socket_open(&ch->socket, c->loop, &(mh__socket_options){
             .kind = r->kind,
-            .identity = r->kind == MH__DEALER ? mh__text(c->session.id) : (mh_bytes){0}, /* by which a controller that came back finds us */
+            .identity = is_sent_by ? mh__text(c->session.id) : (mh_bytes){0}, /* by which a controller that came back finds us */
             .send_high_water = HIGH_WATER,
             .receive_high_water = r->kind == MH__SUB ? 10 * HIGH_WATER : HIGH_WATER,
             .linger_ms = LINGER_MS,
@@ -214,7 +265,7 @@ static mh_err open_channel(mh_client *c, const struct route *r)
             .curve_public = is_curve ? c->curve.public_key : NULL,
             .curve_own_secret = is_curve ? c->curve.secret_key : NULL,
             .on_message = mh__client_on_message,
-            .on_peer = is_query ? on_peer : NULL,
+            .on_peer = is_sent_by ? on_peer : NULL,
             .ctx = ch,
         });
     if (!err)
@@ -281,6 +332,7 @@ mh_err mh_client_open(mh_client **out, const mh_client_options *o)
     c->refresh = (mh__alarm){.fn = mh__client_ask_again, .ctx = c};
     c->stranded = (mh__alarm){.fn = mh__client_fail_stranded, .ctx = c};
     c->lane_alarm = (mh__alarm){.fn = mh__client_fast_look, .ctx = c};
+    c->lost = (mh__alarm){.fn = tell_lost, .ctx = c};
     c->look = (mh__alarm){.fn = mh__client_look_for_lost, .ctx = c};
     mh_err err = set_up(c, o);
     if (!err && o->timeout_ns >= 0)

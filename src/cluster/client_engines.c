@@ -178,12 +178,14 @@ static mh_err replace_engines(mh_client *c, mh_client_engine *now, size_t count)
     mh__lock_take(c->lock);
     mh_client_engine *before = c->engines;
     size_t before_count = c->engine_count;
+    bool is_first = !c->is_known;
     c->engines = NULL;
     c->engine_count = c->engine_capacity = 0;
     mh_err err = MH_OK;
     for (size_t i = 0; !err && i < count; i++)
         err = add(c, &now[i]);
-    bool is_first = !c->is_known;
+    for (size_t i = 0; !err && is_first && c->is_outdated && i < before_count; i++) /* who was told to have come stays: the answer may be older */
+        err = add(c, &before[i]);
     mh__lock_drop(c->lock);
     if (!err && !is_first)
         tell_difference(c, before, before_count, now, count);
@@ -217,11 +219,7 @@ bool mh__client_take_answer(mh_client *c, const mh_client_message *m)
     if (!c->asked[0] || !mh__bytes_are(m->parent_id, c->asked))
         return false;
     c->asked[0] = 0;
-    if (c->is_lost) {
-        mh__client_tell(c, "x_connection_back", NULL);
-        mh__client_controller_back(c);
-    }
-    c->is_lost = false;
+    mh__client_note_back(c);
     /* A notification that was read since may be younger than the answer, which would then tell that a living engine is gone. Nothing is
      * told of the first answer. */
     bool is_outdated = c->is_outdated;

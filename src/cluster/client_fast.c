@@ -211,12 +211,8 @@ static void leave_lane(mh_client *c)
     mh__lock_drop(c->lock);
     if (!was_fast)
         return;
-    if (!c->is_lost) { /* the controller lives, as far as we know: still, what was on its way may not have arrived */
-        c->lost_ns = mh_now();
-        mh__client_controller_back(c);
-        mh__client_tell(c, "x_connection_lost", NULL);
-        mh__client_tell(c, "x_connection_back", NULL);
-    }
+    c->is_lane_lost = true;
+    mh__client_may_have_lost(c);
 }
 
 static void on_end(mh__lane *l, const char *why, void *ctx)

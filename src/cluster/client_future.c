@@ -13,7 +13,7 @@
 
 /* A reply may be read after the notification that its engine is gone, which comes by another connection. */
 #define STRANDED_NS (200 * MH_MILLISECOND)
-/* After a controller came back: sockets connect one after the other, and what was sent meanwhile arrives last. */
+/* After a connection ended, or a controller came back: sockets connect one after the other, and what was sent meanwhile arrives last. */
 #define LOOK_FOR_LOST_NS (2 * MH_SECOND)
 enum { IDS_IN_QUERY = 500 };
 
@@ -208,7 +208,7 @@ void mh__client_engine_gone(mh_client *c, const char *uuid)
         mh__alarm_set(c->loop, &c->stranded, at);
 }
 
-/* ---- a controller that came back without its memory ------------------------------------------ */
+/* ---- calls that went into a connection that ended, or to a controller that came back without its memory ----------------------- */
 
 static void forget_unknown(mh_client *c, mh_client_future *asked);
 
@@ -251,7 +251,7 @@ void mh__client_look_for_lost(void *ctx)
     mh_buf *content = NULL;
     mh_client_future *f = NULL;
     char id[MH_CLIENT_ID_SIZE];
-    if (mh_buf_create(&content, 0))
+    if (c->is_lost || mh_buf_create(&content, 0)) /* when it is back we are called again: two questions that wait for it would be answered at once */
         return;
     mh__lock_take(c->lock);
     bool has_any = write_query(c, content);
@@ -296,7 +296,7 @@ static void forget_unknown(mh_client *c, mh_client_future *asked)
     mh__lock_drop(c->lock);
 }
 
-void mh__client_controller_back(mh_client *c)
+void mh__client_look_soon(mh_client *c)
 {
     mh__lock_take(c->lock);
     for (size_t i = 0; i < c->pending.bucket_count; i++)

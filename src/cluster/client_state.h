@@ -39,6 +39,7 @@ typedef struct mh__client_channel {
     mh__socket *socket;
     mh__replay *replay;
     mh__list waiting; /* mh__outgoing that the socket has no room for yet */
+    bool is_up;       /* connected: of those that are sent by */
 } mh__client_channel;
 
 /* What futures share with their client, and keep when it is closed. */
@@ -85,9 +86,9 @@ struct mh_client {
     mh__thread *thread;
     mh__loop *loop;
     mh__client_channel channels[MH__CLIENT_CHANNELS];
-    mh__alarm retry, refresh, stranded, look;
-    int64_t lost_ns; /* when the controller was lost last */
-    bool was_ready, is_lost;
+    mh__alarm retry, refresh, stranded, look, lost;
+    int64_t lost_ns; /* when the last connection ended that calls go by: what was sent before may be lost */
+    bool was_ready, is_lost, is_lost_told, is_lane_lost;
     bool is_outdated; /* a notification came since we asked */
     char asked[MH_CLIENT_ID_SIZE]; /* the connection_request that waits for its answer, or "" */
     int bell;                      /* rung for: something to send, room to read again, the end */
@@ -125,6 +126,10 @@ mh_err mh__client_check(const mh_client *c);
 mh_err mh__client_state(const mh_client *c);
 /* Wake the client's thread; with the lock. */
 void mh__client_ring(mh_client *c);
+/* A connection by which calls go has ended: those sent until now are looked for at the controller, soon or when it is back; its thread. */
+void mh__client_may_have_lost(mh_client *c);
+/* The controller has answered; its thread. */
+void mh__client_note_back(mh_client *c);
 /* Nothing works any more; with the lock. */
 void mh__client_fail(mh_client *c, mh_err err, const char *why);
 
@@ -150,7 +155,7 @@ bool mh__client_deliver(mh_client *c, mh_client_message *m);
 bool mh__client_is_expected(mh_client *c, mh_bytes id);
 void mh__client_finish_all(mh_client *c);
 void mh__client_engine_gone(mh_client *c, const char *uuid);
-void mh__client_controller_back(mh_client *c);
+void mh__client_look_soon(mh_client *c);
 void mh__client_fail_stranded(void *ctx); /* alarms; ctx: the client */
 void mh__client_look_for_lost(void *ctx);
 

@@ -19,7 +19,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -633,7 +635,8 @@ static void the_end_of_an_engine_or_a_client_ends_calls(void **state)
     stop(&k);
 }
 
-/* A call that runs while the controller is killed and started again is answered, or said to be lost: never neither. */
+/* A call that runs while the controller is killed and started again is answered, or said to be lost: never neither. One that is sent after the loss was told waits
+ * for the controller. */
 static void calls_outlive_a_controller_or_are_told_lost(void **state)
 {
     (void)state;
@@ -658,8 +661,8 @@ static void calls_outlive_a_controller_or_are_told_lost(void **state)
     assert_ok(mh_balanced_view_submit(v, "square", (mh_bytes){&x, sizeof x}, &(mh_balanced_options){.retries = 3}, &after));
     start_controller(&k);
     touch(path);
-    assert_ok(mh_client_future_result(after, soon(), &r)); /* it may have gone into a connection that was ending: each ends separately */
-    assert_true(r.err == MH_OK || r.err == MH_ERR_WORKER_LOST);
+    assert_ok(mh_client_future_result(after, soon(), &r));
+    assert_ok(r.err);
     assert_ok(mh_client_future_result(before, soon(), &r));
     assert_true(r.err == MH_OK || r.err == MH_ERR_WORKER_LOST);
     mh_client_future_release(&before);
@@ -713,6 +716,75 @@ static void both_lanes_serve_the_same_engines(void **state)
         mh_balanced_view_destroy(&views[i]);
         mh_client_close(&clients[i]);
     }
+    stop(&k);
+}
+
+/* Cut this process's own fast lane to the controller. */
+static int cut_lane(const cluster *k)
+{
+    int cut = 0;
+    for (int fd = 3; fd < 1024; fd++) {
+        struct sockaddr_un peer = {0};
+        socklen_t size = sizeof peer - 1;
+        if (!getpeername(fd, (struct sockaddr *)&peer, &size) && peer.sun_family == AF_UNIX && !strncmp(peer.sun_path, k->folder, strlen(k->folder)))
+            cut += !shutdown(fd, SHUT_RDWR);
+    }
+    return cut;
+}
+
+static bool has_lane(mh_client *c)
+{
+    mh_client_stats stats;
+    mh_client_stats_read(c, &stats);
+    return stats.has_fast_lane;
+}
+
+/* The lane ends while both of its ends live: what was in it is answered or told lost, the rest goes by the stock lane, and there is a new lane soon. */
+static void a_lane_that_ends_is_left_and_found_again(void **state)
+{
+    (void)state;
+    enum { COUNT = 300, CUT_AT = 200 };
+    cluster k;
+    char path[128];
+    mh_balanced_view *v = NULL;
+    mh_client_future *held = NULL, *f[COUNT];
+    mh_client_result r;
+    int64_t x = 4;
+    start(&k);
+    start_engine(&k);
+    mh_client *c = open_client(&k, (mh_client_options){0});
+    await_count(c, 1);
+    assert_true(has_lane(c));
+    snprintf(path, sizeof path, "%s/go", k.folder);
+    assert_ok(mh_client_balanced_view(c, NULL, &v));
+    assert_ok(mh_balanced_view_submit(v, "await_file", text(path), NULL, &held));
+    for (int i = 0; i < COUNT; i++) {
+        if (i == CUT_AT)
+            assert_int_equal(cut_lane(&k), 1);
+        assert_ok(mh_balanced_view_submit(v, "square", (mh_bytes){&x, sizeof x}, NULL, &f[i]));
+    }
+    mh_client_message *m = take_type(c, "x_connection_lost");
+    mh_client_message_free(&m);
+    m = take_type(c, "x_connection_back");
+    mh_client_message_free(&m);
+    for (mh_deadline until = soon(); !has_lane(c) && mh_now() < until;)
+        usleep(2000);
+    assert_true(has_lane(c)); /* so the controller has left the old one: no reply goes into it */
+    touch(path);
+    for (int i = 0; i < COUNT; i++) {
+        assert_ok(mh_client_future_result(f[i], soon(), &r));
+        assert_true(r.err == MH_OK || r.err == MH_ERR_WORKER_LOST);
+        mh_client_future_release(&f[i]);
+    }
+    assert_ok(mh_client_future_result(held, soon(), &r));
+    assert_true(r.err == MH_OK || r.err == MH_ERR_WORKER_LOST);
+    mh_client_future_release(&held);
+    assert_ok(mh_balanced_view_submit(v, "square", (mh_bytes){&x, sizeof x}, NULL, &held));
+    assert_ok(mh_client_future_result(held, soon(), &r));
+    assert_ok(r.err);
+    mh_client_future_release(&held);
+    mh_balanced_view_destroy(&v);
+    mh_client_close(&c);
     stop(&k);
 }
 
@@ -776,18 +848,17 @@ typedef struct fake {
     mh_buf *file;
     int queries;
     pthread_t thread;
-    _Atomic bool must_stop;
+    _Atomic bool must_stop, notifies, holds, has_held; /* holds: the first query is answered when it no longer does, others are not */
+    mh__parcel *held;
     bool answers;
 } fake;
 
-static void keep_query(mh__socket *s, mh__parcel *p, void *ctx)
+static void answer_query(mh__socket *s, mh__parcel *p, void *ctx)
 {
     fake *f = ctx;
     mh__built built;
     mh__parcel *out = NULL;
     mh__message m;
-    if (!f->answers)
-        return;
     const char *content = f->queries++ ? "{\"status\":\"ok\",\"engines\":{\"4\":\"def\",\"5\":\"ghi\"}}"
                                        : "{\"status\":\"ok\",\"engines\":{\"3\":\"abc\",\"4\":\"def\"}}";
     assert_ok(mh__message_split(mh__parcel_frames(p), mh__parcel_count(p), &m));
@@ -798,6 +869,32 @@ static void keep_query(mh__socket *s, mh__parcel *p, void *ctx)
     for (int i = 0; i < MH__FRAMES_SIGNED; i++)
         assert_ok(mh__parcel_add(out, built.frames[i]));
     assert_ok(mh__socket_send(s, out));
+    mh__parcel_destroy(&out);
+}
+
+static void keep_query(mh__socket *s, mh__parcel *p, void *ctx)
+{
+    fake *f = ctx;
+    if (f->answers) {
+        answer_query(s, p, ctx);
+    } else if (f->holds && !f->held) {
+        assert_ok(mh__parcel_create(&f->held));
+        mh__parcel_move(f->held, p);
+        f->has_held = true;
+    }
+}
+
+/* Engine 9 comes, as often as it takes until somebody has subscribed. */
+static void notify(fake *f)
+{
+    mh__built built;
+    mh__parcel *out = NULL;
+    assert_ok(mh__session_build(&f->session, &(mh__draft){.type = "registration_notification", .content = text("{\"id\":9,\"uuid\":\"nine\"}")}, &built));
+    assert_ok(mh__parcel_create(&out));
+    assert_ok(mh__parcel_add(out, text("registration_notification")));
+    for (int i = 0; i < MH__FRAMES_SIGNED; i++)
+        assert_ok(mh__parcel_add(out, built.frames[i]));
+    assert_ok(mh__socket_send(f->sockets[6], out));
     mh__parcel_destroy(&out);
 }
 
@@ -841,6 +938,12 @@ static void *run_fake(void *ctx)
     while (!f->must_stop) {
         (void)!mh__loop_wait(f->loop, mh_deadline_in(20 * MH_MILLISECOND));
         mh__loop_dispatch(f->loop);
+        if (f->notifies)
+            notify(f);
+        if (f->held && !f->holds) {
+            answer_query(f->sockets[0], f->held, f);
+            mh__parcel_destroy(&f->held);
+        }
     }
     return NULL;
 }
@@ -874,6 +977,7 @@ static void stop_fake(fake *f)
     for (size_t i = 0; i < MH__COUNT_OF(f->sockets); i++)
         mh__socket_close(&f->sockets[i]);
     mh__loop_destroy(&f->loop);
+    mh__parcel_destroy(&f->held);
     mh__sign_key_destroy(&f->key);
     mh_buf_destroy(&f->file);
 }
@@ -926,6 +1030,30 @@ static void what_was_missed_is_told(void **state)
     mh_client_message_free(&m);
     mh_client_engines(c, e, &count);
     assert_true(count == 2 && e[0].id == 4 && e[1].id == 5);
+    mh_client_close(&c);
+    stop_fake(&f);
+}
+
+/* An engine that was told to have come is there, also when an answer comes that was written before. */
+static void an_old_answer_takes_nobody_away(void **state)
+{
+    (void)state;
+    fake f;
+    mh_client *c = NULL;
+    mh_client_engine e[3] = {{0}};
+    size_t count = 3;
+    start_fake(&f, false);
+    f.holds = f.notifies = true;
+    assert_ok(mh_client_open(&c, &(mh_client_options){.connection_text = mh_buf_data(f.file), .timeout_ns = -1}));
+    mh_client_message *m = take_type(c, "registration_notification");
+    mh_client_message_free(&m);
+    for (mh_deadline until = soon(); !f.has_held && mh_now() < until;)
+        usleep(1000);
+    f.notifies = f.holds = false;
+    assert_ok(mh_client_wait(c, soon()));
+    mh_client_engines(c, e, &count);
+    assert_int_equal(count, 3);
+    assert_true(e[0].id == 3 && e[1].id == 4 && e[2].id == 9);
     mh_client_close(&c);
     stop_fake(&f);
 }
@@ -1065,9 +1193,11 @@ int main(void)
         cmocka_unit_test(the_end_of_an_engine_or_a_client_ends_calls),
         cmocka_unit_test(calls_outlive_a_controller_or_are_told_lost),
         cmocka_unit_test(both_lanes_serve_the_same_engines),
+        cmocka_unit_test(a_lane_that_ends_is_left_and_found_again),
         cmocka_unit_test(what_waits_behind_a_long_task_moves),
         cmocka_unit_test(what_is_not_right_is_dropped_and_counted),
         cmocka_unit_test(what_was_missed_is_told),
+        cmocka_unit_test(an_old_answer_takes_nobody_away),
         cmocka_unit_test(what_waits_to_be_taken_is_bounded),
         cmocka_unit_test(what_waits_to_be_sent_is_bounded),
         cmocka_unit_test(open_says_what_is_wrong),

@@ -176,7 +176,8 @@ static void go_on_with_ended(recovery *v)
 {
     mh_controller *c = v->c;
     size_t again = 0;
-    qsort(v->ended.items, v->ended.count, sizeof *v->ended.items, by_order);
+    if (v->ended.count) /* qsort takes no NULL, not for nothing either */
+        qsort(v->ended.items, v->ended.count, sizeof *v->ended.items, by_order);
     for (size_t i = 0; i < v->ended.count; i++) {
         mh__job *r = v->ended.items[i].job;
         mh__engine *e = mh__engine_find(c, mh__text(r->engine_uuid));
@@ -239,7 +240,8 @@ static size_t go_on_with_live(recovery *v)
         else
             go_on_with_direct(c, r);
     }
-    qsort(v->placed.items, v->placed.count, sizeof *v->placed.items, by_order);
+    if (v->placed.count)
+        qsort(v->placed.items, v->placed.count, sizeof *v->placed.items, by_order);
     for (size_t i = 0; i < v->placed.count; i++) {
         mh__job *r = v->placed.items[i].job;
         mh__engine *e = mh__engine_find(c, mh__text(r->engine_uuid));
