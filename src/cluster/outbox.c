@@ -107,16 +107,18 @@ static bool is_to_engine(mh__channel channel)
     return channel == MH__CH_MUX_OUT || channel == MH__CH_TASK_OUT || channel == MH__CH_CONTROL_OUT || channel == MH__CH_BROADCAST_OUT;
 }
 
-/* A client whose name is its own: those that a socket makes up begin with a zero, and are never used again. */
-static bool is_named_client(mh__channel channel, mh_bytes identity)
+/* Whether a client may come back under its name: one of its own; or one that a socket made up (it begins with a zero), as long as this
+ * controller has just come back itself, and its clients connect again. */
+static bool may_return(const mh_controller *c, mh__channel channel, mh_bytes identity)
 {
-    return (channel == MH__CH_TASK_IN || channel == MH__CH_MUX_IN) && identity.size && *(const char *)identity.data;
+    bool is_own = identity.size && *(const char *)identity.data, is_early = c->resent_until && mh_now() < c->resent_until;
+    return (channel == MH__CH_TASK_IN || channel == MH__CH_MUX_IN) && (is_own || is_early);
 }
 
 /* Whether a peer that has no connection may still get one. b NULL: nothing is held for it yet. */
 static bool may_come(const mh_controller *c, mh__channel channel, mh_bytes identity, const outbox *b)
 {
-    if (is_named_client(channel, identity))
+    if (may_return(c, channel, identity))
         return !b || mh_now() < b->until;
     return is_to_engine(channel) && mh__engine_find(c, identity);
 }
