@@ -1,14 +1,16 @@
 /* Count the words in this machine's documentation, sequentially and on a pool of processes.
  *
- *     wordcount [folder [stored megabytes]]
+ *     wordcount [folder [stored megabytes [part of the name [batch]]]]
  *
- * The C twin of wordcount.py: it reads text files below the folder (decompressing .gz), counts their words twice,
- * checks that both counts are equal, and prints the twenty most frequent words and the ratio of the times.
+ * The C twin of wordcount.py: it reads text files below the folder (decompressing .gz), those whose names have that part (such as "changelog"),
+ * counts their words twice, checks that both counts are equal, and prints the twenty most frequent words and the ratio of the times.
+ * With a number of a batch the worker that counts it is killed in the middle, and the batch is counted again.
  */
 #include <manyhands.h>
 
 #include <ftw.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +19,7 @@
 
 #define BATCH_BYTES ((size_t)1 << 20) /* stored bytes in one task */
 #define WORD_MAX 63                   /* longer runs of letters are cut */
+#define RETRIES 3                     /* of a batch whose worker was killed */
 
 static void die(const char *what, mh_err err)
 {
@@ -141,6 +144,8 @@ static void count_paths(table *t, const char *paths, size_t size)
         count_file(t, path);
 }
 
+static uint64_t kill_batch = UINT64_MAX; /* set before the pool is made */
+
 static mh_err count_task(mh_task *task, void *ctx)
 {
     (void)ctx;
@@ -150,6 +155,8 @@ static mh_err count_task(mh_task *task, void *ctx)
     table t;
     table_init(&t, 1 << 12);
     count_paths(&t, paths.data, paths.size);
+    if (mh_task_tag(task) == kill_batch && mh_task_attempt(task) == 1)
+        raise(SIGKILL);
     void *out;
     mh_err err = mh_task_reply_reserve(task, t.used * sizeof(word), &out);
     size_t used = 0;
@@ -172,6 +179,7 @@ typedef struct batch {
 static struct {
     batch *batches;
     size_t count, stored, most;
+    const char *part;
 } input;
 
 static void add_path(const char *path, size_t stored)
@@ -202,7 +210,7 @@ static bool is_prose(const char *path)
 static int visit(const char *path, const struct stat *st, int type, struct FTW *at)
 {
     (void)at;
-    if (type == FTW_F && is_prose(path) && input.stored + (size_t)st->st_size <= input.most)
+    if (type == FTW_F && is_prose(path) && strstr(strrchr(path, '/'), input.part) && input.stored + (size_t)st->st_size <= input.most)
         add_path(path, (size_t)st->st_size);
     return 0;
 }
@@ -212,7 +220,7 @@ static int visit(const char *path, const struct stat *st, int type, struct FTW *
 static void count_on_pool(table *t, mh_pool *pool)
 {
     mh_stream *stream = NULL;
-    mh_err err = mh_stream_create(&stream, pool, &(mh_stream_options){.ordered = false});
+    mh_err err = mh_stream_create(&stream, pool, &(mh_stream_options){.defaults = {.lost_retries = RETRIES}});
     if (err)
         die("stream", err);
     size_t given = 0, taken = 0;
@@ -269,6 +277,9 @@ int main(int argc, char **argv)
 {
     const char *folder = argc > 1 ? argv[1] : "/usr/share/doc";
     input.most = (argc > 2 ? strtoull(argv[2], NULL, 10) : 100) * 1000000;
+    input.part = argc > 3 ? argv[3] : "";
+    if (argc > 4)
+        kill_batch = strtoull(argv[4], NULL, 10);
     if (nftw(folder, visit, 32, FTW_PHYS) < 0 || !input.count) {
         fprintf(stderr, "wordcount: no files below %s\n", folder);
         return 1;

@@ -1,6 +1,6 @@
 """Count the words in this machine's documentation, sequentially and on a pool.
 
-    python examples/wordcount.py [--folder DIR]... [--megabytes N] [--workers N]
+    python examples/wordcount.py [--folder DIR]... [--name PART] [--megabytes N] [--workers N]
 
 Reads the text files below the folders (decompressing .gz), counts their words, checks that both
 counts are the same, and prints the twenty most frequent words and the ratio of the times.
@@ -23,12 +23,12 @@ WORD = re.compile(rb"[a-z]+(?:'[a-z]+)?")
 BATCH_BYTES = 1 << 20  # stored bytes in one task: long enough to drown its overhead, short enough to balance
 
 
-def find_files(folders, most_bytes):
-    """(path, stored size) of the plain text files below `folders`, sorted, up to `most_bytes` stored bytes."""
+def find_files(folders, most_bytes, part=""):
+    """(path, stored size) of the plain text files below `folders` whose names have `part`, sorted, up to `most_bytes` stored bytes."""
     found, total = [], 0
     for folder in folders:
         for path in sorted(Path(folder).rglob("*")):
-            if path.suffix in NOT_PROSE or path.is_symlink() or not path.is_file():
+            if part not in path.name or path.suffix in NOT_PROSE or path.is_symlink() or not path.is_file():
                 continue
             size = path.stat().st_size
             if total + size > most_bytes:
@@ -88,7 +88,7 @@ def measure(files, workers):
     sequential = time.perf_counter() - start
     with manyhands.Pool(workers) as pool:
         start = time.perf_counter()
-        words, _ = merge(pool.imap_unordered(count_files, groups, progress="counting words"))
+        words, _ = merge(pool.imap_unordered(count_files, groups, retries=(3, 0), progress="counting words"))
         parallel = time.perf_counter() - start
     if words != expected:
         raise SystemExit("the pool's counts differ from the sequential ones")
@@ -105,10 +105,11 @@ def report(words, size, sequential, parallel, workers):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", action="append", help=f"where to look (default: {' '.join(FOLDERS)})")
+    parser.add_argument("--name", default="", metavar="PART", help="only files whose names have this part, such as changelog")
     parser.add_argument("--megabytes", type=int, default=100, help="stop after so many stored megabytes (default: 100)")
     parser.add_argument("--workers", type=int, default=manyhands.cpu_count(), help="default: the cores")
     options = parser.parse_args()
-    files = find_files(options.folder or FOLDERS, options.megabytes * 1_000_000)
+    files = find_files(options.folder or FOLDERS, options.megabytes * 1_000_000, options.name)
     if not files:
         sys.exit(f"no files below {' '.join(options.folder or FOLDERS)}: name a folder with text by --folder")
     report(*measure(files, options.workers), options.workers)
