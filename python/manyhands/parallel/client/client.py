@@ -321,6 +321,8 @@ class Client:
             self._outstanding.clear()
             self._driver.changed.notify_all()
         self._driver.run(calls)
+        if self._private is not None:  # which ends with its last client
+            self._private.release()
 
     # ---- who is there -----------------------------------------------------------------------------------------------
 
