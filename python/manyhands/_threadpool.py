@@ -41,6 +41,8 @@ class _Call:
         self.lock = threading.Lock()
 
     def __call__(self, *args: Any, **kwds: Any) -> Any:
+        thread: Any = threading.current_thread()
+        thread._manyhands = False
         try:
             for _ in range(self.retries):
                 try:
@@ -53,6 +55,7 @@ class _Call:
         except BaseException as e:  # sys.exit() would end the thread, and the caller would wait for ever
             raise _serial._exited(e) from e
         finally:
+            thread._manyhands = True
             if self.bar is not None:
                 with self.lock:
                     self.bar.update()
@@ -161,6 +164,15 @@ class ThreadPool(Standard):
         self._lazy: weakref.WeakSet[_Lazy] = weakref.WeakSet()
         self._closing = False
         super().__init__(processes, initializer, initargs)
+        for handler in ("_worker_handler", "_task_handler", "_result_handler"):
+            vars(self)[handler]._manyhands = True
+
+    @staticmethod
+    def Process(ctx: Any, *args: Any, **kwds: Any) -> Any:
+        """A worker. Outside of calls it holds no lock that a forked child would miss, also when it outlives its pool for a moment."""
+        worker: Any = Standard.Process(ctx, *args, **kwds)  # type: ignore[attr-defined, unused-ignore]
+        worker._manyhands = True
+        return worker
 
     # ---- calls
 

@@ -276,7 +276,7 @@ mh_err mh_sched_submit(mh_sched *s, const mh_sched_submit_options *options, mh_s
     const mh_sched_submit_options *o = options ? options : &defaults;
     if (!out)
         return mh__fail(MH_ERR_INVALID, "out is NULL");
-    bool has_extra;
+    bool has_extra = false;
     mh_err err = check_submit(s, o);
     if (!err)
         err = reserve_task(s, o, &has_extra);

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import operator
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -770,3 +771,27 @@ def test_thread_pool_progress(capsys):
         assert list(p.imap(abs, range(5), progress="five")) == list(range(5))
     shown = capsys.readouterr().err
     assert "fifty" in shown and "50/50" in shown and "5/5" in shown
+
+
+def test_threads_of_a_thread_pool_count_only_while_they_run_a_call():
+    """How processes start is settled by what threads may hold: idle workers hold nothing, nor do those that outlive their pool for a moment."""
+    program = """if True:
+        import threading, manyhands
+        entered, gate = threading.Event(), threading.Event()
+
+        def task():
+            entered.set()
+            gate.wait()
+
+        with manyhands.ThreadPool(2) as pool:
+            idle = manyhands.get_start_method()
+            result = pool.apply_async(task)
+            entered.wait()
+            busy = manyhands.get_start_method()
+            gate.set()
+            result.get()
+            print(idle, busy, manyhands.get_start_method())
+        print(manyhands.get_start_method())
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("fork forkserver fork\nfork\n", "")
