@@ -3,6 +3,7 @@
 #include "manyhands/client.h"
 
 #include "base/number.h"
+#include "cluster/client_state.h"
 #include "manyhands/controller.h"
 #include "net/sign.h"
 #include "net/socket.h"
@@ -14,6 +15,7 @@
 #include "mh_test.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -1171,7 +1173,14 @@ static void closing_ends_every_wait(void **state)
     assert_ok(mh_client_open(&c, &(mh_client_options){.connection_text = mh_buf_data(f.file)}));
     same = c;
     assert_int_equal(pthread_create(&waiter, NULL, take_for_ever, same), 0);
-    usleep(20000); /* it may come before or after: both end */
+    mh__lock_take(c->lock);
+    for (mh_deadline until = soon(); !c->users && mh_now() < until;) { /* once it is in it may wait: who comes later comes to nothing */
+        mh__lock_drop(c->lock);
+        sched_yield();
+        mh__lock_take(c->lock);
+    }
+    assert_int_equal(c->users, 1);
+    mh__lock_drop(c->lock);
     mh_client_close(&c);
     pthread_join(waiter, &got);
     assert_int_equal((uintptr_t)got, MH_ERR_CLOSED);

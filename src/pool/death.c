@@ -53,6 +53,23 @@ static bool ended_as_asked(const mh__hand *hand, const mh_exit *status)
     return phase == MH__PHASE_ENDED && (!status || mh_exit_number(*status) == 0);
 }
 
+/* It ended, or could not start, because its fork server has ended or is about to. */
+static bool lost_its_server(const mh__hand *hand, const mh_exit *status)
+{
+    return hand->process && hand->server && (!status || status->lost);
+}
+
+/* However many workers go with a server, and however often a dying one is asked in vain, it is one failure. */
+static bool is_counted(mh__hand *hand, const mh_exit *status)
+{
+    mh_pool *pool = hand->pool;
+    if (!lost_its_server(hand, status))
+        return false;
+    bool counted = pool->server_losses == hand->server;
+    pool->server_losses = hand->server;
+    return counted;
+}
+
 /* A crash loop is broken off: workers that end one after the other before they have taken a task. */
 static void count_start(mh__hand *hand, const mh_future *running, bool asked, const mh_exit *status)
 {
@@ -64,16 +81,16 @@ static void count_start(mh__hand *hand, const mh_future *running, bool asked, co
         mh__pool_break(pool, "a worker could not be initialized");
     else if (took || asked || was_idle || pool->state == MH__POOL_TERMINATED)
         pool->start_failures = took ? 0 : pool->start_failures;
-    else if (++pool->start_failures >= pool->options.max_start_failures)
+    else if (!is_counted(hand, status) && ++pool->start_failures >= pool->options.max_start_failures)
         mh__pool_break(pool, "%u workers in a row ended before they took a task; the last one with %s %d",
                        pool->start_failures, status && status->signal ? "signal" : "exit code",
                        !status ? -1 : status->signal ? status->signal : status->code);
 }
 
-/* Its fork server has ended, or is about to: asking that one again at once would only fail as often as it takes to break the pool. */
+/* Asking a dying server again at once would only fail again. */
 static void give_server_time(mh__hand *hand, const mh_exit *status)
 {
-    if (hand->process && (!status || status->lost))
+    if (lost_its_server(hand, status))
         hand->pool->refill_ns = mh__deadline_after(mh_now(), REFILL_AGAIN_MS * MH_MILLISECOND);
 }
 

@@ -1,5 +1,6 @@
 /* What becomes of tasks, and of the pool, when workers die, are late or are recycled. */
 #include "os/fd.h"
+#include "pool/pool.h"
 #include "pool/pool_test.h"
 
 /* Each row: one task that misbehaves in its first `until` attempts, and what its result must be. */
@@ -227,6 +228,46 @@ static void test_crash_loop_is_broken_off(void **state)
     }
 }
 
+static mh_err wait_for_byte(void *ctx)
+{
+    char byte;
+    return read(*(int *)ctx, &byte, 1) == 1 ? MH_OK : MH_ERR_TASK_FAILED;
+}
+
+/* A fork server takes all workers with it that it has started. That they had not come as far as a task says nothing about them. */
+static void test_server_killed_while_workers_start(void **state)
+{
+    (void)state;
+    enum { WORKERS = 4, KILLS = 3 };
+    int gate[2];
+    assert_int_equal(pipe(gate), 0);
+    mh_pool *pool = NULL;
+    mh_pool_options o = {.worker = {.run = do_job, .initialize = wait_for_byte, .ctx = &gate[0]}, .workers = WORKERS, .max_start_failures = KILLS + 1};
+    assert_ok(mh_pool_create(&pool, &o));
+    mh_future *f = submit(pool, (job){.what = 'q', .value = 9}, &(mh_submit_options){.lost_retries = KILLS});
+    int32_t last = 0;
+    for (int i = 0; i < KILLS; i++) {
+        int32_t pids[WORKERS];
+        size_t count = 0;
+        for (mh_deadline until = PATIENCE; count < WORKERS || mh_forkserver_pid(pool->server) == last; assert_true(mh_now() < until)) {
+            assert_err(mh_future_wait(f, mh_deadline_in(MH_MILLISECOND)), MH_ERR_TIMEOUT);
+            count = WORKERS;
+            mh_pool_pids(pool, pids, &count);
+        }
+        last = mh_forkserver_pid(pool->server);
+        kill(last, SIGKILL);
+    }
+    char bytes[8 * WORKERS] = {0};
+    assert_int_equal(write(gate[1], bytes, sizeof bytes), sizeof bytes);
+    mh_result result = result_of(f);
+    assert_int_equal(result.err, MH_OK);
+    mh_result_release(&result);
+    mh_future_release(&f);
+    end_pool(&pool);
+    close(gate[0]);
+    close(gate[1]);
+}
+
 /* What waits behind a task that runs for long does not wait for it when another worker has nothing to do. */
 static void test_long_task_holds_nobody_up(void **state)
 {
@@ -292,6 +333,7 @@ int main(void)
         cmocka_unit_test(test_recycled_by_count),
         cmocka_unit_test(test_recycled_by_memory),
         cmocka_unit_test(test_crash_loop_is_broken_off),
+        cmocka_unit_test(test_server_killed_while_workers_start),
         cmocka_unit_test(test_long_task_holds_nobody_up),
         cmocka_unit_test(test_late_thread),
     };

@@ -102,21 +102,27 @@ mh_err mh__server_start(mh_pool *pool)
         o.fd_count = pool->options.worker_fd_count;
     }
     mh_forkserver_destroy(&pool->server);
+    pool->server_starts++;
     return mh_forkserver_start(&pool->server, &o);
+}
+
+static mh_err ask_server(mh__hand *hand, mh_bytes message, const int *fds)
+{
+    hand->server = hand->pool->server_starts;
+    return mh_forkserver_post(hand->pool->server, message, fds, MH__FD_COUNT, mh_deadline_in(10 * MH_SECOND), &hand->process);
 }
 
 static mh_err fork_worker(mh__hand *hand, const mh__hello *hello, const int *fds)
 {
     mh_pool *pool = hand->pool;
     mh_bytes message = {hello, sizeof *hello};
-    mh_deadline until = mh_deadline_in(10 * MH_SECOND);
     mh_err err = pool->server ? MH_OK : mh__server_start(pool);
     if (!err)
-        err = mh_forkserver_post(pool->server, message, fds, MH__FD_COUNT, until, &hand->process);
+        err = ask_server(hand, message, fds);
     if (err != MH_ERR_CLOSED)
         return err;
     err = mh__server_start(pool); /* the last one is gone, and its workers with it */
-    return err ? err : mh_forkserver_post(pool->server, message, fds, MH__FD_COUNT, until, &hand->process);
+    return err ? err : ask_server(hand, message, fds);
 }
 
 static mh_err spawn_worker(mh__hand *hand, const mh__hello *hello, const int *fds)

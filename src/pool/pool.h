@@ -106,6 +106,7 @@ struct mh__hand {
     size_t unacked_count, unacked_capacity;
 
     mh_process *process;
+    uint32_t server; /* the fork server that was asked for it, by pool->server_starts; 0: none */
     int32_t pid;
     int socket;
 
@@ -165,6 +166,7 @@ struct mh_pool {
     uint64_t next_id;
 
     mh_forkserver *server;
+    uint32_t server_starts, server_losses; /* which one it is; the last whose end was counted as a failure to start */
     mh__board *board;
     int board_fd;
     mh__arena *requests;

@@ -48,7 +48,8 @@ static mh_err fork_live(const mh__child_setup *setup, int32_t *pid, int *pidfd, 
     if (hooks.before)
         hooks.before(hooks.ctx);
     mh_err err = mh__os_fork(setup, pid, pidfd, in_child);
-    is_image = *in_child && as_image;
+    if (*in_child)
+        is_image = as_image;
     mh_fork_hook_fn after = *in_child ? hooks.after_in_child : hooks.after_in_parent;
     if (after && !is_image)
         after(hooks.ctx);
