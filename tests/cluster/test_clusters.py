@@ -265,6 +265,7 @@ def test_batch_system(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(home, "sbatch", f'setsid sh "$1" > {home}/job 2>&1 & echo $! > {home}/pid; echo Submitted batch job 7', monkeypatch)
     fake(home, "srun", 'exec "$@"', monkeypatch)
     fake(home, "scancel", f'test "$1" = 7 && kill -s TERM -- -$(cat {home}/pid)', monkeypatch)
+    monkeypatch.chdir(home)  # where the batch script is written
     cluster = Cluster(n=1, engines="slurm")
     cluster.start_cluster_sync()
     with cluster.connect_client_sync() as rc:
