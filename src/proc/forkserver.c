@@ -187,6 +187,8 @@ static mh_err check_request(const mh_forkserver *s, const int *fds, size_t fd_co
         return mh__fail(MH_ERR_FORKED, "a fork server inherited through a fork");
     if (atomic_load(&s->stopped))
         return mh__fail(MH_ERR_CLOSED, "the fork server was stopped");
+    if (mh__os_wait_readable(s->pidfd, MH_NOW) == MH_OK) /* a fork meanwhile may hold a copy of its socket, which then takes requests for ever */
+        return mh__fail(MH_ERR_CLOSED, "the fork server has ended");
     if (fd_count > MH_FORKSERVER_FDS_MAX)
         return mh__fail(MH_ERR_LIMIT, "%zu descriptors in one request; at most %d", fd_count, MH_FORKSERVER_FDS_MAX);
     for (size_t i = 0; i < fd_count; i++)

@@ -668,6 +668,33 @@ static void hooks_wait_for_the_children_of_servers(void **state)
     mh_forkserver_destroy(&s);
 }
 
+static void fork_bystander(void *pid)
+{
+    *(pid_t *)pid = fork();
+    while (*(pid_t *)pid == 0)
+        pause();
+}
+
+/* A fork of another thread's, in the moment between the socket's making and the server's start, keeps a copy of the server's end. */
+static void a_dead_server_is_noticed_whoever_holds_its_socket(void **state)
+{
+    (void)state;
+    mh_forkserver *s;
+    mh_process *late;
+    pid_t bystander = 0;
+    mh_fork_hooks_set(fork_bystander, NULL, NULL, &bystander);
+    assert_ok(mh_forkserver_start(&s, &kinds[0]));
+    mh_fork_hooks_set(NULL, NULL, NULL, NULL);
+    assert_true(bystander > 0);
+    assert_int_equal(kill(mh_forkserver_pid(s), SIGKILL), 0);
+    assert_ok(mh__os_wait_readable(mh_forkserver_sentinel(s), LONG_ENOUGH));
+    assert_err(mh_forkserver_post(s, (mh_bytes){"z", 1}, NULL, 0, LONG_ENOUGH, &late), MH_ERR_CLOSED);
+    assert_null(late);
+    mh_forkserver_destroy(&s);
+    assert_int_equal(kill(bystander, SIGKILL), 0);
+    assert_int_equal(waitpid(bystander, NULL, 0), bystander);
+}
+
 /* ---- nothing left ---------------------------------------------------------------------------- */
 
 static void rounds_leave_nothing(void **state)
@@ -836,6 +863,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(several_threads_wait),
         cmocka_unit_test(several_threads_request),
         cmocka_unit_test(hooks_wait_for_the_children_of_servers),
+        cmocka_unit_test(a_dead_server_is_noticed_whoever_holds_its_socket),
         cmocka_unit_test(rounds_leave_nothing),
         cmocka_unit_test(each_allocation_may_fail),
         cmocka_unit_test(descriptors_may_run_out),
