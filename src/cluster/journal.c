@@ -378,7 +378,7 @@ static mh_err load_large(mh__store *s, int64_t id, size_t frame, size_t size, mh
 static mh_err load_row(int64_t id, mh_bytes row, void *ctx)
 {
     loading *l = ctx;
-    mh__entry e;
+    mh__entry e = {0}; /* a row of which nothing can be read leaves it so */
     mh_err err = mh__entry_unpack(id, row, &e, l->frames);
     mh__parcel_clear(l->message);
     for (size_t i = 0; i < e.frame_count && !err; i++)

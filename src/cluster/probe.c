@@ -1,6 +1,5 @@
 /* How a cluster is: what its controller says, and what its processes use. */
-#include "cluster/ask.h"
-#include "cluster/profile.h"
+#include "cluster/probe.h"
 
 #include "base/error.h"
 #include "base/memory.h"
@@ -10,12 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct mh_cluster_probe {
-    mh__asker *ask;
-    mh_cluster_engine *engines;
-    size_t room;
-};
 
 mh_err mh_cluster_probe_create(mh_cluster_probe **out, const char *connection_file)
 {
@@ -58,7 +51,7 @@ static bool read_id(mh__json key, int64_t *id)
     return !*end;
 }
 
-static mh_err read_engines(mh_cluster_probe *p, mh_bytes text, mh_cluster_status *out)
+mh_err mh__probe_read_engines(mh_cluster_probe *p, mh_bytes text, mh_cluster_status *out)
 {
     static const char *const keys[] = {"engines"};
     mh__json engines, key, value;
@@ -87,7 +80,7 @@ static mh_err read_engines(mh_cluster_probe *p, mh_bytes text, mh_cluster_status
     return MH_OK;
 }
 
-static void read_queues(mh_bytes text, mh_cluster_status *out)
+void mh__probe_read_queues(mh_bytes text, mh_cluster_status *out)
 {
     mh__json whole, key, value;
     mh_cluster_engine wanted;
@@ -136,12 +129,12 @@ mh_err mh_cluster_probe_read(mh_cluster_probe *p, const mh_cluster_info *info, m
     *out = (mh_cluster_status){0};
     mh_err err = mh__ask(p->ask, "connection_request", MH__TEXT("{}"), until, &reply);
     if (!err)
-        err = read_engines(p, (mh_bytes){mh_buf_data(reply), mh_buf_size(reply)}, out);
+        err = mh__probe_read_engines(p, (mh_bytes){mh_buf_data(reply), mh_buf_size(reply)}, out);
     mh_buf_destroy(&reply);
     if (!err && out->engine_count) { /* with none, asking is an error */
         err = mh__ask(p->ask, "queue_request", MH__TEXT("{}"), until, &reply);
         if (!err)
-            read_queues((mh_bytes){mh_buf_data(reply), mh_buf_size(reply)}, out);
+            mh__probe_read_queues((mh_bytes){mh_buf_data(reply), mh_buf_size(reply)}, out);
         mh_buf_destroy(&reply);
     }
     if (!err && info)

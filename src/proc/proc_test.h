@@ -2,6 +2,7 @@
 #ifndef MH_PROC_TEST_H
 #define MH_PROC_TEST_H
 
+#include "mh_books.h"
 #include "mh_test.h"
 
 #include "manyhands/process.h"
@@ -126,29 +127,6 @@ static inline void call_in_thread(void (*fn)(void *ctx), void *ctx)
     snprintf(path, sizeof path, "/proc/self/task/%d", t.tid);
     while (access(path, F_OK) == 0)
         sched_yield();
-}
-
-/* An allocator that fails once, at a chosen time, and counts what is not freed. */
-typedef struct books {
-    _Atomic long live;
-    _Atomic long until_failure; /* fails the call that takes it to 0 */
-} books;
-
-static inline void *keep_books(void *old, size_t size, void *ctx)
-{
-    books *b = ctx;
-    if (size == 0) {
-        if (old)
-            b->live--;
-        free(old);
-        return NULL;
-    }
-    if (--b->until_failure == 0)
-        return NULL;
-    void *block = realloc(old, size);
-    if (block && !old)
-        b->live++;
-    return block;
 }
 
 #endif
