@@ -22,18 +22,42 @@ stage() {
     return $status
 }
 
+own_shm=
+if tools/own_shm.sh true 2>/dev/null; then own_shm=tools/own_shm.sh; fi
+
+# beside NAME COMMAND...: a stage that runs beside those that follow, up to `gather`, which shows what it said. Where it cannot have a
+# /dev/shm of its own it runs at once.
+beside=
+beside() {
+    if [ -z "$own_shm" ]; then
+        stage "$@"
+        return
+    fi
+    stage "$@" >"$results/beside.txt" 2>&1 &
+    beside=$!
+    trap 'kill $beside 2>/dev/null' INT TERM
+}
+
+gather() {
+    [ -n "$beside" ] || return
+    wait "$beside"
+    cat "$results/beside.txt"
+    beside=
+}
+
 build() {
     tools/setup.sh $groups &&
         tools/configure.sh build -Dtests=true &&
         make --no-print-directory build
 }
 
-# Apart from the others: stock clients leave threads behind, and a program with threads starts processes in another way.
+# A program of its own: stock clients leave threads behind, and a program with threads starts processes in another way. It waits more than it
+# works, so it runs beside others.
 cluster_tests() {
-    .venv/bin/python -m pytest -q --junit-xml="$results/cluster.xml" tests/cluster tests/chaos "$@"
+    $own_shm .venv/bin/python -m pytest -q --junit-xml="$results/cluster.xml" tests/cluster tests/chaos "$@"
 }
 
-# CPython's own tests: they run in parallel, so apart from the others.
+# CPython's own tests and ipyparallel's: they run in parallel and look at clocks, so alone.
 conformance() {
     .venv/bin/python -m pytest -q --junit-xml="$results/conformance.xml" tests/conformance "$@"
 }
@@ -44,11 +68,13 @@ if stage "build" build; then
     stage "layers" .venv/bin/python tools/check_layers.py
     if [ "$mode" = short ]; then
         stage "C tests" tools/c_tests.sh build "$results/c.json" --no-suite long
+        beside "cluster" cluster_tests -m "not long"
         stage "Python tests" tools/python_tests.sh "$results" -m "not long"
-        stage "cluster" cluster_tests -m "not long"
+        gather
         stage "conformance" conformance -m "not long"
-        stage "other Pythons" tools/versions.sh short
+        beside "other Pythons" env --default-signal=INT,HUP tools/versions.sh short
         stage "sanitizers" tools/sanitize.sh "$results"
+        gather
     else
         stage "C tests" tools/c_tests.sh build "$results/c.json"
         stage "Python tests" tools/python_tests.sh "$results"

@@ -18,16 +18,12 @@ apart="tests/conformance tests/cluster"
 ignored=
 for path in $apart $first; do ignored="$ignored --ignore=$path"; done
 
-# What a script puts in the background ignores SIGINT, and what nohup runs SIGHUP; here tests send both.
-run() { env --default-signal=INT,HUP "$@"; }
-# The second lane has a /dev/shm of its own.
-own='mount -t tmpfs -o mode=1777 tmpfs /dev/shm && exec "$@"'
 # shellcheck disable=SC2086  # lists of paths
-first() { run .venv/bin/python -m pytest -q --junit-xml="$results/shared.xml" "$@" $first; }
+first() { env --default-signal=INT,HUP .venv/bin/python -m pytest -q --junit-xml="$results/shared.xml" "$@" $first; }
 # shellcheck disable=SC2086
-second() { run "${alone[@]}" .venv/bin/python -m pytest -q --junit-xml="$results/others.xml" $ignored "$@" tests; }
+second() { "${alone[@]}" .venv/bin/python -m pytest -q --junit-xml="$results/others.xml" $ignored "$@" tests; }
 
-alone=(unshare -m sh -c "$own" own)
+alone=(tools/own_shm.sh)
 if "${alone[@]}" true 2>/dev/null; then
     second "$@" >"$results/others.txt" 2>&1 & # says what it has to say when the first has ended
     others=$!
