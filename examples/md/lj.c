@@ -7,6 +7,7 @@
  */
 #include "lj.h"
 
+#include "../mesh/mesh.h"
 #include "../team.h"
 
 #include <math.h>
@@ -30,6 +31,7 @@ enum {
     ROOM = 160,    /* neighbours of one atom; 78 are usual */
     FAR = 1 << 30, /* in a list's length: the atom has neighbours across the box's edge */
     FILLERS = 4,   /* what stands behind the atoms, with no number as position */
+    SPANS = 512,   /* of atoms that a part of them has near: two for each layer of bins */
     LINE = 64
 };
 
@@ -41,6 +43,12 @@ typedef struct sums {
     double pair, kinetic;
 } sums;
 
+/* The steps from one list making to the next, and where their atoms lie. */
+typedef struct leg {
+    uint32_t step, end; /* end is not done any more */
+    uint32_t x, x_next, v;
+} leg;
+
 typedef struct header {
     lj_options options;
     uint64_t atoms, bins, pieces;
@@ -49,6 +57,7 @@ typedef struct header {
     _Alignas(LINE) uint64_t mark; /* what lj_begin goes back to: one word, so that it is always whole. See make_mark */
     uint32_t step, killed, records;
     uint32_t x_last, v_last; /* where the last step has left the atoms */
+    struct leg leg;          /* of engines: the one that was begun */
     _Alignas(LINE) uint64_t next_piece;
     _Alignas(LINE) mh_barrier barrier;
 } header;
@@ -59,6 +68,7 @@ typedef struct world {
     atom *x[3], *v[2];
     lj_record *records;
     sums *sums;             /* of each piece */
+    sums *leg_sums;         /* [record of a leg][piece]: what engines have told */
     uint32_t *bin;          /* of each atom */
     uint32_t *start;        /* first atom of each bin, and one behind the last */
     uint32_t *place;        /* [worker][bin]: how many atoms, then where the next one goes */
@@ -90,6 +100,7 @@ static size_t lay_out(world *w, char *memory, const lj_options *o)
         w->v[i] = (void *)(memory + take(&at, atoms * sizeof(atom)));
     w->records = (void *)(memory + take(&at, (o->steps / o->thermo + 1) * sizeof(lj_record)));
     w->sums = (void *)(memory + take(&at, (atoms / PIECE + 1) * sizeof(sums)));
+    w->leg_sums = (void *)(memory + take(&at, EVERY * (atoms / PIECE + 1) * sizeof(sums)));
     w->bin = (void *)(memory + take(&at, atoms * sizeof(uint32_t)));
     w->start = (void *)(memory + take(&at, (bins + 1) * sizeof(uint32_t)));
     w->place = (void *)(memory + take(&at, o->workers * bins * sizeof(uint32_t)));
@@ -203,25 +214,31 @@ static void give_velocities(const world *w, size_t atoms)
     }
 }
 
-mh_err lj_init(void *memory, const lj_options *o)
+/* A memory that has no atoms yet. */
+static void init_empty(world *w, void *memory, const lj_options *o)
 {
-    mh_err err = lj_check(o);
-    if (err)
-        return err;
-    world w;
-    lay_out(&w, memory, o);
-    header *h = w.h;
+    lay_out(w, memory, o);
+    header *h = w->h;
     h->options = *o;
     h->atoms = atoms_of(o);
     h->edge = edge_of(o);
     h->bins_edge = bins_edge_of(o);
     h->bins = (uint64_t)h->bins_edge * h->bins_edge * h->bins_edge;
     h->pieces = (h->atoms + PIECE - 1) / PIECE;
-    place_atoms(&w, o->cells);
-    give_velocities(&w, h->atoms);
     for (int i = 0; i < 3 * FILLERS; i++) /* what fills up a list: no distance to it is below the cut-off */
-        w.x[i / FILLERS][h->atoms + (uint64_t)i % FILLERS] = (atom){NAN, NAN, NAN, NAN};
-    h->mark = make_mark(0, 0, 0);
+        w->x[i / FILLERS][h->atoms + (uint64_t)i % FILLERS] = (atom){NAN, NAN, NAN, NAN};
+}
+
+mh_err lj_init(void *memory, const lj_options *o)
+{
+    mh_err err = lj_check(o);
+    if (err)
+        return err;
+    world w;
+    init_empty(&w, memory, o);
+    place_atoms(&w, o->cells);
+    give_velocities(&w, w.h->atoms);
+    w.h->mark = make_mark(0, 0, 0);
     return MH_OK;
 }
 
@@ -533,13 +550,13 @@ static mh_err do_piece(const world *w, const kernel *k, const turn *t, uint64_t 
     return MH_OK;
 }
 
-static void record(const world *w, uint32_t step)
+static void record(const world *w, uint32_t step, const sums *of_pieces)
 {
     const header *h = w->h;
     sums all = {0};
     for (size_t p = 0; p < h->pieces; p++) {
-        all.pair += w->sums[p].pair;
-        all.kinetic += w->sums[p].kinetic;
+        all.pair += of_pieces[p].pair;
+        all.kinetic += of_pieces[p].kinetic;
     }
     double atoms = (double)h->atoms;
     w->records[step / h->options.thermo] = (lj_record){step, 2 * all.kinetic / (3 * atoms - 3), all.pair / atoms, (all.pair + all.kinetic) / atoms};
@@ -551,7 +568,7 @@ static mh_err end_step(void *memory)
     world w = view(memory);
     header *h = w.h;
     if (h->step % h->options.thermo == 0)
-        record(&w, h->step);
+        record(&w, h->step, w.sums);
     h->next_piece = 0;
     __atomic_store_n(&h->step, h->step + 1, __ATOMIC_RELEASE);
     return MH_OK;
@@ -645,6 +662,366 @@ mh_err lj_begin(void *memory)
 mh_barrier *lj_barrier(void *memory) { return &((header *)memory)->barrier; }
 
 void lj_abort(void *memory) { (void)mh_barrier_abort(&((header *)memory)->barrier); }
+
+/* ---- on engines ------------------------------------------------------------------------------ *
+ *
+ * The client has all atoms, sorts them and cuts them into parts of whole pieces. Engines have the same layout of memory, but of its pages they touch only those
+ * of their part and of what is near. Atoms are sorted by layers of bins first, so what is near are a few spans.
+ */
+
+#define PARCEL_MAGIC 0x6c6c6a6d6cull
+
+/* What an engine gets for a leg: this, `start`, positions of its part, those of what is near, velocities of its part. It gives back the sums of its pieces for each step
+ * that is recorded, its positions and its velocities. */
+typedef struct parcel_head {
+    uint64_t magic;
+    lj_options options;
+    uint32_t step, end, rank, count, unused;
+} parcel_head;
+
+typedef struct span {
+    uint32_t first, end;
+} span;
+
+static uint32_t cut(const header *h, uint32_t rank, uint32_t count)
+{
+    uint64_t at = h->pieces * rank / count * PIECE;
+    return (uint32_t)(at < h->atoms ? at : h->atoms);
+}
+
+static span part_of(const header *h, uint32_t rank, uint32_t count) { return (span){cut(h, rank, count), cut(h, rank + 1, count)}; }
+
+static span in_both(span a, span b)
+{
+    span both = {a.first > b.first ? a.first : b.first, a.end < b.end ? a.end : b.end};
+    return both.first < both.end ? both : (span){0, 0};
+}
+
+/* The layer of bins that an atom lies in. */
+static uint32_t layer_of(const world *w, uint32_t atom_index)
+{
+    uint32_t layer = 0, per_layer = w->h->bins_edge * w->h->bins_edge;
+    while (layer + 1 < w->h->bins_edge && w->start[(layer + 1) * per_layer] <= atom_index)
+        layer++;
+    return layer;
+}
+
+static bool is_near(int layer, int low, int high, int edge)
+{
+    for (int image = layer - edge; image <= layer + edge; image += edge)
+        if (image >= low - 2 && image <= high + 2)
+            return true;
+    return false;
+}
+
+static uint32_t append_span(span *spans, uint32_t count, span s)
+{
+    if (s.first >= s.end)
+        return count;
+    if (count && spans[count - 1].end == s.first)
+        spans[count - 1].end = s.end;
+    else
+        spans[count++] = s;
+    return count;
+}
+
+/* What is near a part and not in it. */
+static uint32_t find_near(const world *w, uint32_t rank, uint32_t count, span spans[SPANS])
+{
+    uint32_t edge = w->h->bins_edge, found = 0;
+    span own = part_of(w->h, rank, count);
+    if (own.first == own.end)
+        return 0;
+    int low = (int)layer_of(w, own.first), high = (int)layer_of(w, own.end - 1);
+    for (uint32_t layer = 0; layer < edge; layer++) {
+        span all = {w->start[layer * edge * edge], w->start[(layer + 1) * edge * edge]};
+        if (!is_near((int)layer, low, high, (int)edge))
+            continue;
+        found = append_span(spans, found, (span){all.first, all.end < own.first ? all.end : own.first});
+        found = append_span(spans, found, (span){all.first > own.end ? all.first : own.end, all.end});
+    }
+    return found;
+}
+
+/* Records of the leg's steps. */
+static uint32_t records_of(const header *h, const leg *l)
+{
+    uint32_t t = h->options.thermo;
+    return (l->end + t - 1) / t - (l->step + t - 1) / t;
+}
+
+static uint32_t pieces_of(span part) { return (part.end - part.first + PIECE - 1) / PIECE; }
+
+static size_t reply_bytes(const header *h, const leg *l, span part)
+{
+    return (size_t)records_of(h, l) * pieces_of(part) * sizeof(sums) + 2 * (size_t)(part.end - part.first) * sizeof(atom);
+}
+
+/* What the client does. */
+
+mh_err lj_leg_begin(void *memory)
+{
+    world w = view(memory);
+    header *h = w.h;
+    uint32_t step = (uint32_t)(h->mark >> 8);
+    turn t = {.step = step, .x = h->mark >> 4 & 3, .v = h->mark & 1};
+    mh_err err = h->options.workers == 1 ? sort_atoms(&w, 0, meet_alone, &t) : MH_ERR_INVALID;
+    if (err)
+        return err;
+    uint32_t end = (step / EVERY + 1) * EVERY;
+    h->leg = (leg){step, end < h->options.steps + 1 ? end : h->options.steps + 1, t.x, x_next(&t), t.v};
+    return MH_OK;
+}
+
+size_t lj_part_bytes(void *memory, uint32_t rank, uint32_t count)
+{
+    world w = view(memory);
+    span spans[SPANS], own = part_of(w.h, rank, count);
+    uint32_t found = find_near(&w, rank, count, spans);
+    size_t atoms = 2 * (size_t)(own.end - own.first);
+    for (uint32_t i = 0; i < found; i++)
+        atoms += spans[i].end - spans[i].first;
+    return sizeof(parcel_head) + (w.h->bins + 1) * sizeof *w.start + atoms * sizeof(atom);
+}
+
+static char *put(char *to, const void *from, size_t size)
+{
+    memcpy(to, from, size);
+    return to + size;
+}
+
+static char *put_atoms(char *to, const atom *from, span s) { return put(to, from + s.first, (s.end - s.first) * sizeof *from); }
+
+void lj_part_pack(void *memory, uint32_t rank, uint32_t count, void *out)
+{
+    world w = view(memory);
+    header *h = w.h;
+    span spans[SPANS], own = part_of(h, rank, count);
+    uint32_t found = find_near(&w, rank, count, spans);
+    parcel_head head = {.magic = PARCEL_MAGIC, .options = h->options, .step = h->leg.step, .end = h->leg.end, .rank = rank, .count = count};
+    if (rank + 1 < count || h->killed || h->options.kill_step < h->leg.step || h->options.kill_step >= h->leg.end)
+        head.options.kill_step = 0;
+    h->killed |= head.options.kill_step != 0;
+    char *at = put(out, &head, sizeof head);
+    at = put(at, w.start, (h->bins + 1) * sizeof *w.start);
+    at = put_atoms(at, w.x[h->leg.x], own);
+    for (uint32_t i = 0; i < found; i++)
+        at = put_atoms(at, w.x[h->leg.x], spans[i]);
+    put_atoms(at, w.v[h->leg.v], own);
+}
+
+mh_err lj_part_unpack(void *memory, uint32_t rank, uint32_t count, mh_bytes reply)
+{
+    world w = view(memory);
+    const header *h = w.h;
+    span own = part_of(h, rank, count);
+    const char *at = reply.data;
+    size_t pieces = pieces_of(own), atoms = (own.end - own.first) * sizeof(atom);
+    if (reply.size != reply_bytes(h, &h->leg, own))
+        return MH_ERR_CORRUPT;
+    for (uint32_t r = 0; r < records_of(h, &h->leg); r++, at += pieces * sizeof(sums))
+        memcpy(w.leg_sums + r * h->pieces + own.first / PIECE, at, pieces * sizeof(sums));
+    memcpy(w.x[h->leg.x_next] + own.first, at, atoms);
+    memcpy(w.v[h->leg.v] + own.first, at + atoms, atoms);
+    return MH_OK;
+}
+
+bool lj_leg_end(void *memory)
+{
+    world w = view(memory);
+    header *h = w.h;
+    uint32_t records = 0;
+    for (uint32_t step = h->leg.step; step < h->leg.end; step++)
+        if (step % h->options.thermo == 0)
+            record(&w, step, w.leg_sums + records++ * h->pieces);
+    h->mark = make_mark(h->leg.end, h->leg.x_next, h->leg.v);
+    h->x_last = h->leg.x_next;
+    h->v_last = h->leg.v;
+    __atomic_store_n(&h->step, h->leg.end, __ATOMIC_RELEASE);
+    return h->leg.end <= h->options.steps;
+}
+
+/* What an engine does. */
+
+/* The next atoms of a parcel, into their places. errors: CORRUPT there are fewer, or one is outside of the box. */
+static mh_err get_atoms(mh_bytes *from, atom *to, span s, double edge)
+{
+    size_t size = (s.end - s.first) * sizeof *to;
+    if (from->size < size)
+        return MH_ERR_CORRUPT;
+    memcpy(to + s.first, from->data, size);
+    *from = (mh_bytes){(const char *)from->data + size, from->size - size};
+    for (uint32_t i = s.first; i < s.end; i++)
+        if (edge > 0 && !(to[i].x >= 0 && to[i].x <= edge && to[i].y >= 0 && to[i].y <= edge && to[i].z >= 0 && to[i].z <= edge))
+            return MH_ERR_CORRUPT;
+    return MH_OK;
+}
+
+static mh_err get_start(const world *w, mh_bytes *from)
+{
+    size_t size = (w->h->bins + 1) * sizeof *w->start;
+    if (from->size < size)
+        return MH_ERR_CORRUPT;
+    memcpy(w->start, from->data, size);
+    *from = (mh_bytes){(const char *)from->data + size, from->size - size};
+    for (size_t b = 0; b < w->h->bins; b++)
+        if (w->start[b] > w->start[b + 1])
+            return MH_ERR_CORRUPT;
+    return w->start[0] == 0 && w->start[w->h->bins] == w->h->atoms ? MH_OK : MH_ERR_CORRUPT;
+}
+
+/* What goes to each neighbour after a step, and what comes: which atoms it is is the same in all steps of a leg. */
+typedef struct halo {
+    uint32_t count;
+    mesh_message *out, *in; /* [rank] */
+    struct iovec *parts;
+    uint32_t *offsets;      /* of each part: its first atom */
+    size_t used;
+} halo;
+
+static void free_halo(halo *n)
+{
+    free(n->out);
+    free(n->in);
+    free(n->parts);
+    free(n->offsets);
+}
+
+/* Parts of `of` that lie in `near`: sizes now, addresses when it is known which copy is meant. */
+static mesh_message add_parts(halo *n, span of, const span *near, uint32_t near_count)
+{
+    mesh_message m = {n->parts + n->used, 0};
+    for (uint32_t i = 0; i < near_count; i++) {
+        span both = in_both(of, near[i]);
+        if (both.first == both.end)
+            continue;
+        n->offsets[n->used] = both.first;
+        n->parts[n->used++] = (struct iovec){NULL, (both.end - both.first) * sizeof(atom)};
+        m.count++;
+    }
+    return m;
+}
+
+static mh_err make_halo(halo *n, const world *w, uint32_t rank, uint32_t count)
+{
+    span own = part_of(w->h, rank, count), near[SPANS], theirs[SPANS];
+    uint32_t near_count = find_near(w, rank, count, near);
+    *n = (halo){.count = count};
+    n->out = calloc(count, sizeof *n->out);
+    n->in = calloc(count, sizeof *n->in);
+    n->parts = malloc(2 * (size_t)count * SPANS * sizeof *n->parts);
+    n->offsets = malloc(2 * (size_t)count * SPANS * sizeof *n->offsets);
+    if (!n->out || !n->in || !n->parts || !n->offsets)
+        return MH_ERR_NO_MEMORY;
+    for (uint32_t k = 0; k < count; k++) {
+        if (k == rank)
+            continue;
+        uint32_t theirs_count = find_near(w, k, count, theirs);
+        n->out[k] = add_parts(n, own, theirs, theirs_count);
+        n->in[k] = add_parts(n, part_of(w->h, k, count), near, near_count);
+    }
+    return MH_OK;
+}
+
+static mh_err exchange_halo(halo *n, mesh *m, atom *x)
+{
+    for (size_t i = 0; i < n->used; i++)
+        n->parts[i].iov_base = x + n->offsets[i];
+    return mesh_exchange(m, n->out, n->in, mh_deadline_in(TEAM_PATIENCE_NS));
+}
+
+static mh_err do_leg(const world *w, const leg *l, span own, mesh *m, halo *n, char **reply)
+{
+    kernel k = choose_kernel();
+    turn t = {.step = l->step, .x = 0, .v = 0, .x_back = 2};
+    for (; t.step < l->end; t.step++) {
+        t.makes_lists = t.step == l->step;
+        for (uint64_t piece = own.first / PIECE; piece * PIECE < own.end; piece++) {
+            mh_err err = do_piece(w, &k, &t, piece);
+            if (err)
+                return err;
+        }
+        maybe_die(w->h, t.step);
+        if (t.step % w->h->options.thermo == 0)
+            *reply = put(*reply, w->sums + own.first / PIECE, pieces_of(own) * sizeof(sums));
+        t.x = x_next(&t);
+        mh_err err = t.step + 1 < l->end ? exchange_halo(n, m, w->x[t.x]) : MH_OK;
+        if (err)
+            return err;
+    }
+    *reply = put_atoms(*reply, w->x[t.x], own);
+    *reply = put_atoms(*reply, w->v[t.v], own);
+    return MH_OK;
+}
+
+mh_err lj_part_options(mh_bytes parcel, lj_options *out)
+{
+    parcel_head head;
+    if (parcel.size < sizeof head)
+        return MH_ERR_CORRUPT;
+    memcpy(&head, parcel.data, sizeof head);
+    if (head.magic != PARCEL_MAGIC || lj_check(&head.options) || head.options.workers != 1)
+        return MH_ERR_CORRUPT;
+    *out = head.options;
+    return MH_OK;
+}
+
+/* What a parcel holds, into memory. */
+static mh_err open_parcel(world *w, void *memory, mh_bytes parcel, parcel_head *head)
+{
+    lj_options o;
+    span near[SPANS];
+    mh_err err = lj_part_options(parcel, &o);
+    if (err)
+        return err;
+    memcpy(head, parcel.data, sizeof *head);
+    if (head->step >= head->end || head->end > o.steps + 1 || head->end - head->step > EVERY || head->count < 1 || head->rank >= head->count)
+        return MH_ERR_CORRUPT;
+    init_empty(w, memory, &o);
+    w->h->killed = 0;
+    mh_bytes rest = {(const char *)parcel.data + sizeof *head, parcel.size - sizeof *head};
+    err = get_start(w, &rest);
+    if (err)
+        return err;
+    span own = part_of(w->h, head->rank, head->count);
+    uint32_t near_count = find_near(w, head->rank, head->count, near);
+    err = get_atoms(&rest, w->x[0], own, w->h->edge);
+    for (uint32_t i = 0; i < near_count && !err; i++)
+        err = get_atoms(&rest, w->x[0], near[i], w->h->edge);
+    if (!err)
+        err = get_atoms(&rest, w->v[0], own, 0);
+    return !err && rest.size ? MH_ERR_CORRUPT : err;
+}
+
+size_t lj_part_reply_bytes(mh_bytes parcel)
+{
+    parcel_head head;
+    lj_options o;
+    if (lj_part_options(parcel, &o))
+        return 0;
+    memcpy(&head, parcel.data, sizeof head);
+    header h = {.options = o, .atoms = atoms_of(&o), .pieces = (atoms_of(&o) + PIECE - 1) / PIECE};
+    leg l = {.step = head.step, .end = head.end};
+    return head.count && head.rank < head.count && head.end - head.step <= EVERY ? reply_bytes(&h, &l, part_of(&h, head.rank, head.count)) : 0;
+}
+
+mh_err lj_part_work(void *memory, mh_bytes parcel, struct mesh *m, void *reply)
+{
+    world w;
+    parcel_head head;
+    halo n = {0};
+    mh_err err = open_parcel(&w, memory, parcel, &head);
+    if (!err && (head.rank != mesh_rank(m) || head.count != mesh_count(m)))
+        err = MH_ERR_INVALID;
+    if (!err)
+        err = make_halo(&n, &w, head.rank, head.count);
+    char *to = reply;
+    leg l = {.step = head.step, .end = head.end};
+    if (!err)
+        err = do_leg(&w, &l, part_of(w.h, head.rank, head.count), m, &n, &to);
+    free_halo(&n);
+    return err;
+}
 
 /* ---- results --------------------------------------------------------------------------------- */
 

@@ -65,6 +65,43 @@ LJ_EXPORT mh_barrier *lj_barrier(void *memory);
 typedef mh_err (*lj_meet_fn)(void *memory, mh_err (*action)(void *memory));
 LJ_EXPORT mh_err lj_work_with(void *memory, uint32_t rank, lj_meet_fn meet);
 
+/* ---- on engines, each with memory of its own ------------------------------------------------- *
+ *
+ * The client's memory (made with workers = 1) has all atoms. It sorts them, cuts them into `count` parts, and gives each engine a parcel: its part and what is near.
+ * Engines go on for up to 20 steps, until lists must be made anew, and in every step tell their neighbours where the atoms near the borders are. Then the client
+ * gathers all. When an engine dies nothing is gathered, and the client cuts and gives the same atoms to those that are left.
+ *
+ *     bool goes_on = true;
+ *     while (goes_on) {
+ *         err = lj_leg_begin(memory);
+ *         for each rank: lj_part_pack(memory, rank, count, parcel), lj_part_bytes(memory, rank, count) bytes
+ *         engines:       lj_part_work(own_memory, parcel, mesh, reply)
+ *         for each rank: lj_part_unpack(memory, rank, count, reply), when all are there
+ *         goes_on = lj_leg_end(memory);
+ *     }
+ *
+ * Bits are those of lj_work: atoms, lists and pieces are the same, only elsewhere.
+ */
+struct mesh; /* ../mesh/mesh.h */
+
+/* errors: INVALID workers is not 1, or atoms are nowhere. */
+LJ_EXPORT mh_err lj_leg_begin(void *memory);
+/* 1 <= count <= 256, rank < count, between lj_leg_begin and lj_leg_end. */
+LJ_EXPORT size_t lj_part_bytes(void *memory, uint32_t rank, uint32_t count);
+LJ_EXPORT void lj_part_pack(void *memory, uint32_t rank, uint32_t count, void *out);
+/* errors: CORRUPT it is no reply to this part. */
+LJ_EXPORT mh_err lj_part_unpack(void *memory, uint32_t rank, uint32_t count, mh_bytes reply);
+/* Whether there is another leg. */
+LJ_EXPORT bool lj_leg_end(void *memory);
+
+/* In an engine: which options the memory must have been made for (lj_bytes of them, zeroed once; the next parcels may use it again). errors: CORRUPT. */
+LJ_EXPORT mh_err lj_part_options(mh_bytes parcel, lj_options *out);
+/* 0: the parcel is none. */
+LJ_EXPORT size_t lj_part_reply_bytes(mh_bytes parcel);
+/* Be one of the team until the end of the leg. reply: lj_part_reply_bytes(parcel) bytes.
+ * errors: CORRUPT the parcel; INVALID it is for another rank; LIMIT as lj_work; those of mesh_exchange: BROKEN an engine is gone. */
+LJ_EXPORT mh_err lj_part_work(void *memory, mh_bytes parcel, struct mesh *m, void *reply);
+
 /* How far the team is; how many atoms there are; the edge of the box. */
 LJ_EXPORT uint32_t lj_step(const void *memory);
 LJ_EXPORT size_t lj_atoms(const void *memory);

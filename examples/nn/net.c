@@ -1,5 +1,6 @@
 #include "net.h"
 
+#include "../mesh/mesh.h"
 #include "../team.h"
 
 #include <math.h>
@@ -16,7 +17,10 @@
 #define MEAN 0.286f      /* of all brightnesses of Fashion-MNIST, 0 to 1, and their deviation: what a sample is scaled by */
 #define DEVIATION 0.353f
 
-enum { LINE = 64 };
+enum {
+    LINE = 64,
+    LEG_STEPS = 64 /* of engines, between two returns to the client */
+};
 
 typedef struct header {
     net_options options;
@@ -37,6 +41,7 @@ typedef struct world {
     uint32_t *right;      /* of each piece of the tests: how many were told right */
     uint32_t *order;      /* of the samples in this epoch */
     double *losses;
+    double *leg_losses;   /* [step of a leg][shard]: what engines have told */
     net_record *records;
     const uint8_t *images, *labels, *test_images, *test_labels;
 } world;
@@ -88,6 +93,7 @@ static size_t lay_out(world *w, char *memory, const net_options *o)
     w->right = (void *)take(&at, test_pieces(o) * sizeof(uint32_t));
     w->order = (void *)take(&at, o->samples * sizeof(uint32_t));
     w->losses = (void *)take(&at, steps * sizeof(double));
+    w->leg_losses = (void *)take(&at, LEG_STEPS * shards * sizeof(double));
     w->records = (void *)take(&at, o->epochs * sizeof(net_record));
     w->images = (void *)take(&at, (size_t)o->samples * o->inputs);
     w->labels = (void *)take(&at, o->samples);
@@ -306,15 +312,15 @@ static void move_some(const net_real *restrict sum, const net_real *restrict fro
 }
 
 /* This worker's part of the parameters, a thousand at a time, so that their sum stays in the cache. */
-static void move_parameters(const world *w, uint32_t rank, uint32_t step)
+static void move_parameters(const world *w, uint32_t rank, uint32_t workers, uint32_t step)
 {
     enum { SOME = 1024 };
     const header *h = w->h;
     const net_options *o = &h->options;
-    size_t end = h->parameters * (rank + 1) / o->workers;
+    size_t end = h->parameters * (rank + 1) / workers;
     uint32_t now = step % 2, next = 1 - now;
     net_real rate = (net_real)(o->rate * (1 - (double)step / ((double)h->epoch_steps * o->epochs))), sum[SOME];
-    for (size_t i = h->parameters * rank / o->workers, count; i < end; i += count) {
+    for (size_t i = h->parameters * rank / workers, count; i < end; i += count) {
         count = end - i < SOME ? end - i : SOME;
         memcpy(sum, w->gradients + i, count * sizeof *sum);
         for (uint64_t s = 1; s < h->shards; s++)
@@ -357,17 +363,24 @@ static void test_piece(const world *w, const room *r, uint32_t step, uint32_t pi
     w->right[piece] = right;
 }
 
+/* The epoch that ends with `step`, of whose tests so many were told right. */
+static void record_epoch(const world *w, uint32_t step, uint32_t right)
+{
+    uint32_t steps = w->h->epoch_steps;
+    double loss = 0;
+    for (uint32_t s = step - steps; s < step; s++)
+        loss += w->losses[s];
+    w->records[step / steps - 1] = (net_record){loss / steps, (double)right / w->h->options.tests};
+}
+
 static mh_err end_epoch(void *memory)
 {
     world w = view(memory);
     const net_options *o = &w.h->options;
     uint32_t epoch = w.h->step / w.h->epoch_steps - 1, right = 0;
-    double loss = 0;
     for (uint32_t p = 0; p < test_pieces(o); p++)
         right += w.right[p];
-    for (uint32_t s = epoch * w.h->epoch_steps; s < w.h->step; s++)
-        loss += w.losses[s];
-    w.records[epoch] = (net_record){loss / w.h->epoch_steps, (double)right / o->tests};
+    record_epoch(&w, w.h->step, right);
     w.h->next_piece = 0;
     if (epoch + 1 < o->epochs)
         shuffle(&w, epoch + 1);
@@ -391,7 +404,7 @@ static mh_err do_step(const world *w, const room *r, uint32_t rank, uint32_t ste
     mh_err err = meet(w, begin_moving);
     if (err)
         return err;
-    move_parameters(w, rank, step);
+    move_parameters(w, rank, w->h->options.workers, step);
     return meet(w, end_step);
 }
 
@@ -444,6 +457,251 @@ mh_err net_begin(void *memory)
 mh_barrier *net_barrier(void *memory) { return &((header *)memory)->barrier; }
 
 void net_abort(void *memory) { (void)mh_barrier_abort(&((header *)memory)->barrier); }
+
+/* ---- on engines ------------------------------------------------------------------------------ *
+ *
+ * Every engine has the data and all parameters; its shards' gradients are its own, and so is the velocity of its part of the parameters. A step is a reduce-scatter
+ * (everyone gets of each shard its own part of the gradient, and sums it in the order of the shards, as on one machine) and an all-gather of the moved parameters.
+ */
+
+#define PARCEL_MAGIC 0x74656e6a6d6cull
+
+enum { PART_SHARDS_MAX = 512 };
+
+/* What an engine gets for a leg: this, all parameters, the velocity of its part. It gives back the losses of its shards in each step, how many tests were told right, its
+ * part of the parameters and their velocity. */
+typedef struct parcel_head {
+    uint64_t magic;
+    net_options options;
+    uint32_t step, end, rank, count, kill_step, unused;
+} parcel_head;
+
+/* The parameters that a rank moves. */
+typedef struct part {
+    size_t first, count;
+} part;
+
+static part part_of(const header *h, uint32_t rank, uint32_t count)
+{
+    size_t first = h->parameters * rank / count;
+    return (part){first, h->parameters * (rank + 1) / count - first};
+}
+
+/* The steps from where the parameters are to the end of the leg: at most LEG_STEPS, and not beyond an epoch's end. */
+static uint32_t leg_end(const header *h, uint32_t step)
+{
+    uint32_t epoch_end = (step / h->epoch_steps + 1) * h->epoch_steps;
+    return step + LEG_STEPS < epoch_end ? step + LEG_STEPS : epoch_end;
+}
+
+/* Shards of a batch that a rank computes: rank, rank + count, ... */
+static size_t shards_of(const header *h, uint32_t rank, uint32_t count) { return rank < h->shards ? (h->shards - rank + count - 1) / count : 0; }
+
+static size_t reply_bytes(const header *h, uint32_t step, uint32_t end, uint32_t rank, uint32_t count)
+{
+    return ((end - step) * shards_of(h, rank, count) + 1) * sizeof(double) + 2 * part_of(h, rank, count).count * sizeof(net_real);
+}
+
+static char *put(char *to, const void *from, size_t size)
+{
+    memcpy(to, from, size);
+    return to + size;
+}
+
+/* What the client does. */
+
+size_t net_part_bytes(const void *memory, uint32_t rank, uint32_t count)
+{
+    const header *h = memory;
+    return sizeof(parcel_head) + (h->parameters + part_of(h, rank, count).count) * sizeof(net_real);
+}
+
+void net_part_pack(void *memory, uint32_t rank, uint32_t count, void *out)
+{
+    world w = view(memory);
+    header *h = w.h;
+    part own = part_of(h, rank, count);
+    uint32_t now = h->step % 2;
+    parcel_head head = {.magic = PARCEL_MAGIC, .options = h->options, .step = h->step, .end = leg_end(h, h->step), .rank = rank, .count = count};
+    uint32_t kill = h->options.kill_step;
+    if (rank + 1 == count && !h->killed && kill && kill >= head.step && kill < head.end) {
+        head.kill_step = kill;
+        h->killed = 1;
+    }
+    char *at = put(out, &head, sizeof head);
+    at = put(at, w.parameters[now], h->parameters * sizeof(net_real));
+    put(at, w.velocity[now] + own.first, own.count * sizeof(net_real));
+}
+
+mh_err net_part_unpack(void *memory, uint32_t rank, uint32_t count, mh_bytes reply)
+{
+    world w = view(memory);
+    header *h = w.h;
+    part own = part_of(h, rank, count);
+    uint32_t end = leg_end(h, h->step);
+    if (reply.size != reply_bytes(h, h->step, end, rank, count))
+        return MH_ERR_CORRUPT;
+    if (rank == 0)
+        h->next_piece = 0;
+    const char *at = reply.data;
+    double right;
+    for (uint32_t step = h->step; step < end; step++)
+        for (uint64_t shard = rank; shard < h->shards; shard += count, at += sizeof(double))
+            memcpy(&w.leg_losses[(step - h->step) * h->shards + shard], at, sizeof(double));
+    memcpy(&right, at, sizeof right);
+    if (!(right >= 0 && right <= h->options.tests))
+        return MH_ERR_CORRUPT;
+    h->next_piece += (uint64_t)right; /* the sum, until the leg's end */
+    at = at + sizeof right;
+    memcpy(w.parameters[end % 2] + own.first, at, own.count * sizeof(net_real));
+    memcpy(w.velocity[end % 2] + own.first, at + own.count * sizeof(net_real), own.count * sizeof(net_real));
+    return MH_OK;
+}
+
+bool net_leg_end(void *memory)
+{
+    world w = view(memory);
+    header *h = w.h;
+    uint32_t end = leg_end(h, h->step);
+    for (uint32_t step = h->step; step < end; step++) {
+        double loss = 0;
+        for (uint64_t s = 0; s < h->shards; s++)
+            loss += w.leg_losses[(step - h->step) * h->shards + s];
+        w.losses[step] = loss / h->options.batch;
+    }
+    if (end % h->epoch_steps == 0)
+        record_epoch(&w, end, (uint32_t)h->next_piece);
+    __atomic_store_n(&h->step, end, __ATOMIC_RELEASE);
+    return end < net_steps(memory);
+}
+
+/* What an engine does. */
+
+mh_err net_part_options(mh_bytes parcel, net_options *out)
+{
+    parcel_head head;
+    if (parcel.size < sizeof head)
+        return MH_ERR_CORRUPT;
+    memcpy(&head, parcel.data, sizeof head);
+    if (head.magic != PARCEL_MAGIC || net_check(&head.options))
+        return MH_ERR_CORRUPT;
+    uint64_t steps = (uint64_t)(head.options.samples / head.options.batch) * head.options.epochs;
+    if (head.step >= head.end || head.end > steps || head.end - head.step > LEG_STEPS || head.count < 1 || head.count > TEAM_WORKERS_MAX ||
+        head.rank >= head.count)
+        return MH_ERR_CORRUPT;
+    *out = head.options;
+    return MH_OK;
+}
+
+size_t net_part_reply_bytes(const void *memory, mh_bytes parcel)
+{
+    parcel_head head;
+    net_options o;
+    if (net_part_options(parcel, &o))
+        return 0;
+    memcpy(&head, parcel.data, sizeof head);
+    return reply_bytes(memory, head.step, head.end, head.rank, head.count);
+}
+
+/* Each peer gets its part of the gradient of each of our shards, and we ours of each of theirs. */
+static mh_err scatter_gradients(const world *w, mesh *m, uint32_t rank, uint32_t count)
+{
+    const header *h = w->h;
+    mesh_message out[TEAM_WORKERS_MAX], in[TEAM_WORKERS_MAX];
+    struct iovec parts[2 * PART_SHARDS_MAX];
+    size_t used = 0;
+    part own = part_of(h, rank, count);
+    for (uint32_t k = 0; k < count; k++) {
+        part theirs = part_of(h, k, count);
+        out[k] = (mesh_message){parts + used, 0};
+        for (uint64_t s = rank; k != rank && s < h->shards; s += count, out[k].count++)
+            parts[used++] = (struct iovec){w->gradients + s * h->parameters + theirs.first, theirs.count * sizeof(net_real)};
+        in[k] = (mesh_message){parts + used, 0};
+        for (uint64_t s = k; k != rank && s < h->shards; s += count, in[k].count++)
+            parts[used++] = (struct iovec){w->gradients + s * h->parameters + own.first, own.count * sizeof(net_real)};
+    }
+    return mesh_exchange(m, out, in, mh_deadline_in(TEAM_PATIENCE_NS));
+}
+
+/* Everyone gets everyone's moved part. */
+static mh_err gather_parameters(const world *w, mesh *m, uint32_t rank, uint32_t count, net_real *parameters)
+{
+    mesh_message out[TEAM_WORKERS_MAX], in[TEAM_WORKERS_MAX];
+    struct iovec parts[TEAM_WORKERS_MAX];
+    for (uint32_t k = 0; k < count; k++) {
+        part theirs = part_of(w->h, k, count);
+        parts[k] = (struct iovec){parameters + theirs.first, theirs.count * sizeof(net_real)};
+    }
+    for (uint32_t k = 0; k < count; k++) {
+        out[k] = (mesh_message){&parts[rank], k != rank};
+        in[k] = (mesh_message){&parts[k], k != rank};
+    }
+    return mesh_exchange(m, out, in, mh_deadline_in(TEAM_PATIENCE_NS));
+}
+
+static mh_err do_part_step(const world *w, const room *r, mesh *m, const parcel_head *p, uint32_t step, char **reply)
+{
+    for (uint64_t shard = p->rank; shard < w->h->shards; shard += p->count) {
+        do_shard(w, r, step, shard);
+        *reply = put(*reply, &w->shard_losses[shard], sizeof(double));
+    }
+    if (p->kill_step && p->kill_step == step)
+        raise(SIGKILL);
+    mh_err err = scatter_gradients(w, m, p->rank, p->count);
+    if (err)
+        return err;
+    move_parameters(w, p->rank, p->count, step);
+    return gather_parameters(w, m, p->rank, p->count, w->parameters[1 - step % 2]);
+}
+
+static mh_err do_leg(const world *w, const room *r, mesh *m, const parcel_head *p, char *reply)
+{
+    const header *h = w->h;
+    part own = part_of(h, p->rank, p->count);
+    double right = 0;
+    shuffle(w, p->step / h->epoch_steps);
+    for (uint32_t step = p->step; step < p->end; step++) {
+        mh_err err = do_part_step(w, r, m, p, step, &reply);
+        if (err)
+            return err;
+    }
+    for (uint32_t piece = p->rank; p->end % h->epoch_steps == 0 && piece < test_pieces(&h->options); piece += p->count) {
+        test_piece(w, r, p->end, piece);
+        right += w->right[piece];
+    }
+    reply = put(reply, &right, sizeof right);
+    reply = put(reply, w->parameters[p->end % 2] + own.first, own.count * sizeof(net_real));
+    put(reply, w->velocity[p->end % 2] + own.first, own.count * sizeof(net_real));
+    return MH_OK;
+}
+
+mh_err net_part_work(void *memory, mh_bytes parcel, struct mesh *m, void *reply)
+{
+    net_options o;
+    parcel_head p;
+    room r = {NULL};
+    mh_err err = net_part_options(parcel, &o);
+    if (err)
+        return err;
+    world w = view(memory);
+    header *h = w.h;
+    memcpy(&p, parcel.data, sizeof p);
+    if (memcmp(&o, &h->options, offsetof(net_options, workers)) != 0 || p.rank != mesh_rank(m) || p.count != mesh_count(m) ||
+        h->shards + p.count > PART_SHARDS_MAX)
+        return MH_ERR_INVALID;
+    if (parcel.size != net_part_bytes(memory, p.rank, p.count))
+        return MH_ERR_CORRUPT;
+    part own = part_of(h, p.rank, p.count);
+    const char *from = (const char *)parcel.data + sizeof p;
+    h->options = o;
+    memcpy(w.parameters[p.step % 2], from, h->parameters * sizeof(net_real));
+    memcpy(w.velocity[p.step % 2] + own.first, from + h->parameters * sizeof(net_real), own.count * sizeof(net_real));
+    err = make_room(&r, &o);
+    if (!err)
+        err = do_leg(&w, &r, m, &p, reply);
+    free(r.inputs);
+    return err;
+}
 
 /* ---- looking in ------------------------------------------------------------------------------ */
 

@@ -65,6 +65,41 @@ NET_EXPORT void net_abort(void *memory);
 /* Where the team meets. */
 NET_EXPORT mh_barrier *net_barrier(void *memory);
 
+/* ---- on engines, each with memory of its own ------------------------------------------------- *
+ *
+ * The client and each engine have a memory, made by net_init with the same options and filled with the same data. The client gives each engine a parcel: the
+ * parameters and the velocity of the part that it moves. Engines do up to 64 steps, and in each sum up the gradients and tell each other the parameters they
+ * moved (see net.c). Then the client gathers all. When an engine dies nothing is gathered, and the client gives the same parameters to those that are left.
+ *
+ *     bool goes_on = true;
+ *     while (goes_on) {
+ *         for each rank: net_part_pack(memory, rank, count, parcel), net_part_bytes(memory, rank, count) bytes
+ *         engines:       net_part_work(own_memory, parcel, mesh, reply)
+ *         for each rank: net_part_unpack(memory, rank, count, reply), when all are there
+ *         goes_on = net_leg_end(memory);
+ *     }
+ *
+ * Bits are those of net_work: shards are the same, only elsewhere.
+ */
+struct mesh; /* ../mesh/mesh.h */
+
+/* 1 <= count <= 256, rank < count, net_step(memory) < net_steps(memory). */
+NET_EXPORT size_t net_part_bytes(const void *memory, uint32_t rank, uint32_t count);
+NET_EXPORT void net_part_pack(void *memory, uint32_t rank, uint32_t count, void *out);
+/* From rank 0 on, all of them. errors: CORRUPT it is no reply to this part. */
+NET_EXPORT mh_err net_part_unpack(void *memory, uint32_t rank, uint32_t count, mh_bytes reply);
+/* Whether there is another leg. */
+NET_EXPORT bool net_leg_end(void *memory);
+
+/* In an engine: which options its memory must have been made with, but for workers, rate, momentum and kill_step. errors: CORRUPT. */
+NET_EXPORT mh_err net_part_options(mh_bytes parcel, net_options *out);
+/* 0: the parcel is none. */
+NET_EXPORT size_t net_part_reply_bytes(const void *memory, mh_bytes parcel);
+/* Be one of the team until the end of the leg. reply: net_part_reply_bytes(memory, parcel) bytes.
+ * errors: CORRUPT the parcel; INVALID it is for another memory or rank, or shards and engines together are more than 512; NO_MEMORY;
+ * those of mesh_exchange: BROKEN an engine is gone. */
+NET_EXPORT mh_err net_part_work(void *memory, mh_bytes parcel, struct mesh *m, void *reply);
+
 /* How many steps are done, of how many. */
 NET_EXPORT uint32_t net_step(const void *memory);
 NET_EXPORT uint32_t net_steps(const void *memory);

@@ -1,0 +1,210 @@
+"""The applications on the engines of a cluster: which ones, and how they work as one team.
+
+    parser = argparse.ArgumentParser()
+    engines.add_options(parser)                          # --cluster, --engines, --network
+    with engines.connect(parser.parse_args()) as client: # None: neither was given
+        ...
+
+A team's work goes in legs. In each, every engine gets a parcel, works with the others (which it talks to directly, see mesh/mesh.h) and gives back a reply. When an
+engine dies in a leg, that leg is done again by those that are left, and those that have come: the client has all that it began with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import native
+
+import manyhands.parallel as ipp
+from manyhands.parallel.cluster import private
+
+TRIES = 5       # legs in a row that lose an engine until we give up
+PATIENCE = 60   # seconds for engines to come, and to find each other
+BROKEN = 13     # MH_ERR_BROKEN: another member of the team is gone
+ADDRESS, SECRET = 192, 32
+EXAMPLES = Path(__file__).resolve().parent
+FOLDERS = [str(EXAMPLES), *(str(EXAMPLES / name) for name in ("md", "nn", "video", "options"))]
+
+
+# ---- which engines ------------------------------------------------------------------------------
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("on a cluster")
+    group.add_argument("--cluster", metavar="NAME", help="on the engines of this cluster: a profile, or the path of a client's connection file")
+    group.add_argument("--engines", type=int, metavar="N", help="on so many engines: of --cluster, else of a private cluster that ends with the program")
+    group.add_argument("--network", default="127.0.0.1", metavar="ADDRESS",
+                       help="engines on several hosts: an address in the network by which they reach each other (default: this host alone)")
+
+
+@contextlib.contextmanager
+def connect(options: argparse.Namespace) -> Iterator[ipp.Client | None]:
+    """A client of the cluster that the options name, whose engines can import the applications; None when they name none."""
+    if options.cluster is None and options.engines is None:
+        yield None
+        return
+    if options.engines is not None and options.engines < 1:
+        raise SystemExit(f"--engines {options.engines}: at least 1")
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(_client(options.cluster, options.engines, stack))
+        client.wait_for_engines(options.engines or 1, timeout=PATIENCE)
+        prepare(client, client.ids)
+        yield client
+
+
+def _client(cluster: str | None, count: int | None, stack: contextlib.ExitStack) -> ipp.Client:
+    if cluster is None:
+        ours = private.start(count, quiet=True)
+        stack.callback(ours.release)
+        return ipp.Client(ours.connection_file)
+    return ipp.Client(cluster) if "/" in cluster or cluster.endswith(".json") else ipp.Client(profile=cluster)
+
+
+def prepare(client: ipp.Client, ids: list[int]) -> None:
+    """Let engines import the applications, whose folder they find under the same path as we."""
+    client[ids].execute(f"import sys; sys.path[:0] = [p for p in {FOLDERS!r} if p not in sys.path]", block=True)
+
+
+# ---- in an engine -------------------------------------------------------------------------------
+
+_meshes: dict[str, ctypes.c_void_p] = {} # one at a time
+
+
+def library() -> ctypes.CDLL:
+    lib = native.load("mesh/libmesh.so")
+    handle, until = ctypes.c_void_p, ctypes.c_int64
+    for name, result, arguments in (
+            ("mesh_listen", ctypes.c_int, [ctypes.POINTER(handle), ctypes.c_char_p, ctypes.c_char_p]),
+            ("mesh_join", ctypes.c_int, [handle, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_char_p, ctypes.c_char_p, until]),
+            ("mesh_exchange", ctypes.c_int, [handle, ctypes.c_void_p, ctypes.c_void_p, until]),
+            ("mesh_close", None, [ctypes.POINTER(handle)])):
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    return lib
+
+
+def listen(token: str, network: str) -> bytes:
+    """Begin to be a member of a team: where the others find this engine."""
+    for old in list(_meshes):
+        leave(old)
+    lib, mesh, address = library(), ctypes.c_void_p(), ctypes.create_string_buffer(ADDRESS)
+    native.check(f"a socket in the network of {network}", lib.mesh_listen(mesh, network.encode(), address))
+    _meshes[token] = mesh
+    return address.raw
+
+
+def join(token: str, rank: int, addresses: list[bytes], secret: bytes) -> int:
+    """Connect with the others. An mh_err."""
+    import time
+
+    until = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + PATIENCE * 10 ** 9
+    return library().mesh_join(_meshes[token], rank, len(addresses), b"".join(addresses), secret, until)
+
+
+def leave(token: str) -> None:
+    if token in _meshes:
+        library().mesh_close(_meshes.pop(token))
+
+
+def work(token: str, member: Callable[[ctypes.c_void_p, bytes], int | bytes], parcel: bytes) -> int | bytes:
+    """One leg: the reply, or an mh_err. After an error this engine has left, so that the others do not wait for it."""
+    if token not in _meshes:
+        return BROKEN
+    done: int | bytes = BROKEN
+    try:
+        done = member(_meshes[token], parcel)
+    finally:
+        if isinstance(done, int):
+            leave(token)
+    return done
+
+
+# ---- in the client ------------------------------------------------------------------------------
+
+class Lost(Exception):
+    """An engine died, or one that another talked to."""
+
+
+class Team:
+    """Engines of a cluster that work together: all of them, or at most `most`."""
+
+    def __init__(self, client: ipp.Client, *, most: int | None = None, network: str = "127.0.0.1", setup: Callable[..., Any] | None = None, data: Any = ()):
+        """setup(*data) is called once in each engine, before its first leg."""
+        self.client, self.most, self.network, self.setup, self.data = client, most, network, setup, data
+        self.ids: list[int] = []   # by rank
+        self.known: set[int] = set()
+        self.token = ""
+        self.losses = 0            # legs that were done again
+
+    def leg(self, member: Callable[[ctypes.c_void_p, bytes], int | bytes], pack: Callable[[int], list[bytes]]) -> list[bytes]:
+        """Each engine's reply, by rank. pack(count) makes a parcel for each of `count` engines; member works on one in an engine."""
+        for _ in range(TRIES):
+            try:
+                self._meet()
+                replies = self._ask(work, [(self.token, member, parcel) for parcel in pack(len(self.ids))])
+                return [reply for reply in replies if isinstance(reply, bytes)]
+            except Lost:
+                self.token = ""
+                self.losses += 1
+                print("an engine was lost; the others do this leg again", file=sys.stderr)
+        raise SystemExit(f"{TRIES} times in a row an engine was lost")
+
+    def _present(self) -> list[int]:
+        return list(self.client.ids[:self.most])
+
+    def meet(self) -> None:
+        """Before the first leg: what else that would do, so that it counts for itself."""
+        for _ in range(TRIES):
+            with contextlib.suppress(Lost):
+                return self._meet()
+
+    def _meet(self) -> None:
+        """A new mesh, if the engines that there are have changed."""
+        if self.token and self.ids == self._present():
+            return
+        self.client.wait_for_engines(1, timeout=PATIENCE)
+        self.ids, self.token, secret = self._present(), "", secrets.token_bytes(SECRET)
+        new = [e for e in self.ids if e not in self.known]
+        token = secrets.token_hex(8)
+        if new:
+            self._wait([self.client[new].execute(f"import sys; sys.path[:0] = [p for p in {FOLDERS!r} if p not in sys.path]")])
+        if new and self.setup:
+            self._wait([self.client[e].apply_async(self.setup, *self.data) for e in new])
+        self.known.update(new)
+        addresses = self._ask(listen, [(token, self.network)] * len(self.ids))
+        self._ask(join, [(token, rank, addresses, secret) for rank in range(len(self.ids))])
+        self.token = token
+
+    def _ask(self, function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list[Any]:
+        """function(*arguments[rank]) on each engine at the same time. Lost when one is gone; ends the program when one fails by itself."""
+        ended = self._wait([self.client[e].apply_async(function, *arguments[rank]) for rank, e in enumerate(self.ids)])
+        errors = {result for result in ended if isinstance(result, int)} - {0}
+        if errors - {BROKEN}:
+            raise SystemExit(f"an engine failed: mh_err {max(errors - {BROKEN})} (see manyhands/base.h)")
+        if errors:
+            raise Lost
+        return ended
+
+    @staticmethod
+    def _wait(results: list[Any]) -> list[Any]:
+        ended, lost = [], False
+        for result in results:
+            try:
+                ended.append(result.get())
+            except ipp.CompositeError as problem:
+                if any(name != "EngineError" for name, *_ in problem.elist):
+                    raise
+                lost = True
+            except ipp.RemoteError as problem:
+                if problem.ename != "EngineError":
+                    raise
+                lost = True
+        if lost:
+            raise Lost
+        return ended
