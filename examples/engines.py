@@ -5,7 +5,7 @@
     with engines.connect(parser.parse_args()) as client: # None: neither was given
         ...
 
-A team's work goes in legs. In each, every engine gets a parcel, works with the others (which it talks to directly, see mesh/mesh.h) and gives back a reply. When an
+Work that divides by itself goes to `Workers`, which are a pool's or a cluster's. A team's work goes in legs. In each, every engine gets a parcel, works with the others (which it talks to directly, see mesh/mesh.h) and gives back a reply. When an
 engine dies in a leg, that leg is done again by those that are left, and those that have come: the client has all that it began with.
 """
 
@@ -14,17 +14,25 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import functools
+import importlib
+import os
 import secrets
+import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import native
+from tqdm import tqdm
 
+import manyhands
 import manyhands.parallel as ipp
 from manyhands.parallel.cluster import private
 
+RETRIES = 3     # of a task whose worker or engine was killed
 TRIES = 5       # legs in a row that lose an engine until we give up
 PATIENCE = 60   # seconds for engines to come, and to find each other
 BROKEN = 13     # MH_ERR_BROKEN: another member of the team is gone
@@ -38,14 +46,14 @@ FOLDERS = [str(EXAMPLES), *(str(EXAMPLES / name) for name in ("md", "nn", "video
 def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("on a cluster")
     group.add_argument("--cluster", metavar="NAME", help="on the engines of this cluster: a profile, or the path of a client's connection file")
-    group.add_argument("--engines", type=int, metavar="N", help="on so many engines: of --cluster, else of a private cluster that ends with the program")
+    group.add_argument("--engines", type=int, metavar="N", help="on a private cluster of so many engines, which ends with the program; with --cluster: wait until it has so many")
     group.add_argument("--network", default="127.0.0.1", metavar="ADDRESS",
                        help="engines on several hosts: an address in the network by which they reach each other (default: this host alone)")
 
 
 @contextlib.contextmanager
 def connect(options: argparse.Namespace) -> Iterator[ipp.Client | None]:
-    """A client of the cluster that the options name, whose engines can import the applications; None when they name none."""
+    """A client of the cluster that the options name, with engines; None when they name none."""
     if options.cluster is None and options.engines is None:
         yield None
         return
@@ -54,7 +62,6 @@ def connect(options: argparse.Namespace) -> Iterator[ipp.Client | None]:
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(_client(options.cluster, options.engines, stack))
         client.wait_for_engines(options.engines or 1, timeout=PATIENCE)
-        prepare(client, client.ids)
         yield client
 
 
@@ -66,9 +73,19 @@ def _client(cluster: str | None, count: int | None, stack: contextlib.ExitStack)
     return ipp.Client(cluster) if "/" in cluster or cluster.endswith(".json") else ipp.Client(profile=cluster)
 
 
-def prepare(client: ipp.Client, ids: list[int]) -> None:
-    """Let engines import the applications, whose folder they find under the same path as we."""
-    client[ids].execute(f"import sys; sys.path[:0] = [p for p in {FOLDERS!r} if p not in sys.path]", block=True)
+@ipp.interactive # travels as code: an engine need not have this module
+def call(folders: list[str], module: str, name: str, *args: Any) -> Any:
+    """In an engine: module.name(*args) of an application, whose folder it has under the same path as the client."""
+    import importlib
+    import sys
+
+    sys.path[:0] = [folder for folder in folders if folder not in sys.path]
+    return getattr(importlib.import_module(module), name)(*args)
+
+
+def name_of(function: Callable[..., Any]) -> tuple[list[str], str, str]:
+    """What `call` needs to find a function of an application: view.apply_async(call, *name_of(function), *args)"""
+    return FOLDERS, function.__module__, function.__name__
 
 
 # ---- in an engine -------------------------------------------------------------------------------
@@ -112,17 +129,59 @@ def leave(token: str) -> None:
         library().mesh_close(_meshes.pop(token))
 
 
-def work(token: str, member: Callable[[ctypes.c_void_p, bytes], int | bytes], parcel: bytes) -> int | bytes:
+def work(token: str, module: str, member: str, parcel: bytes) -> int | bytes:
     """One leg: the reply, or an mh_err. After an error this engine has left, so that the others do not wait for it."""
     if token not in _meshes:
         return BROKEN
     done: int | bytes = BROKEN
     try:
-        done = member(_meshes[token], parcel)
+        done = getattr(importlib.import_module(module), member)(_meshes[token], parcel)
     finally:
         if isinstance(done, int):
             leave(token)
     return done
+
+
+# ---- work that divides by itself ----------------------------------------------------------------
+
+def mortal(flag: str, module: str, name: str, item: tuple[bool, Any]) -> Any:
+    """In a worker: module.name(item[1]). If it says item[0], the first worker that has come to the end of it is killed there."""
+    result = getattr(importlib.import_module(module), name)(item[1])
+    if item[0] and not os.path.exists(flag):
+        open(flag, "x").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+
+class Workers:
+    """Those of a pool on this machine, or with a client the engines of its cluster. What is lost with one of them is done again."""
+
+    def __init__(self, count: int | None = None, client: ipp.Client | None = None, kill: int | None = None):
+        """kill: for tests: whoever has the item of this number is killed, once."""
+        self.is_cluster, self.kill = client is not None, kill
+        self.pool: Any = manyhands.Pool(count or None) if client is None else manyhands.Pool(cluster=client, retries=RETRIES)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.pool.__exit__(*exc)
+
+    def imap(self, function: Callable[[Any], Any], items: list[Any], progress: str | None = None, *, ordered: bool = True) -> Iterator[Any]:
+        """function of each item, in order or as they come; progress: what stands before the bar."""
+        with contextlib.ExitStack() as stack:
+            task, before = function, []
+            if self.kill is not None:
+                flag = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "killed")
+                items, before = [(k == self.kill, item) for k, item in enumerate(items)], [flag, *name_of(function)[1:]]
+                task = functools.partial(mortal, *before)
+            if self.is_cluster:
+                task = functools.partial(call, *name_of(mortal if before else function), *before)
+            imap = self.pool.imap if ordered else self.pool.imap_unordered
+            if self.is_cluster:
+                yield from tqdm(imap(task, items), desc=progress, total=len(items), disable=progress is None)
+            else:
+                yield from imap(task, items, retries=(RETRIES, 0), progress=progress or False)
 
 
 # ---- in the client ------------------------------------------------------------------------------
@@ -132,11 +191,11 @@ class Lost(Exception):
 
 
 class Team:
-    """Engines of a cluster that work together: all of them, or at most `most`."""
+    """The engines of a cluster, working together."""
 
-    def __init__(self, client: ipp.Client, *, most: int | None = None, network: str = "127.0.0.1", setup: Callable[..., Any] | None = None, data: Any = ()):
+    def __init__(self, client: ipp.Client, *, network: str = "127.0.0.1", setup: Callable[..., Any] | None = None, data: Any = ()):
         """setup(*data) is called once in each engine, before its first leg."""
-        self.client, self.most, self.network, self.setup, self.data = client, most, network, setup, data
+        self.client, self.network, self.setup, self.data = client, network, setup, data
         self.ids: list[int] = []   # by rank
         self.known: set[int] = set()
         self.token = ""
@@ -147,16 +206,13 @@ class Team:
         for _ in range(TRIES):
             try:
                 self._meet()
-                replies = self._ask(work, [(self.token, member, parcel) for parcel in pack(len(self.ids))])
+                replies = self._ask(work, [(self.token, member.__module__, member.__name__, parcel) for parcel in pack(len(self.ids))])
                 return [reply for reply in replies if isinstance(reply, bytes)]
             except Lost:
                 self.token = ""
                 self.losses += 1
                 print("an engine was lost; the others do this leg again", file=sys.stderr)
         raise SystemExit(f"{TRIES} times in a row an engine was lost")
-
-    def _present(self) -> list[int]:
-        return list(self.client.ids[:self.most])
 
     def meet(self) -> None:
         """Before the first leg: what else that would do, so that it counts for itself."""
@@ -166,16 +222,14 @@ class Team:
 
     def _meet(self) -> None:
         """A new mesh, if the engines that there are have changed."""
-        if self.token and self.ids == self._present():
+        if self.token and self.ids == self.client.ids:
             return
         self.client.wait_for_engines(1, timeout=PATIENCE)
-        self.ids, self.token, secret = self._present(), "", secrets.token_bytes(SECRET)
+        self.ids, self.token, secret = list(self.client.ids), "", secrets.token_bytes(SECRET)
         new = [e for e in self.ids if e not in self.known]
         token = secrets.token_hex(8)
-        if new:
-            self._wait([self.client[new].execute(f"import sys; sys.path[:0] = [p for p in {FOLDERS!r} if p not in sys.path]")])
         if new and self.setup:
-            self._wait([self.client[e].apply_async(self.setup, *self.data) for e in new])
+            self._wait([self.client[e].apply_async(call, *name_of(self.setup), *self.data) for e in new])
         self.known.update(new)
         addresses = self._ask(listen, [(token, self.network)] * len(self.ids))
         self._ask(join, [(token, rank, addresses, secret) for rank in range(len(self.ids))])
@@ -183,7 +237,7 @@ class Team:
 
     def _ask(self, function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list[Any]:
         """function(*arguments[rank]) on each engine at the same time. Lost when one is gone; ends the program when one fails by itself."""
-        ended = self._wait([self.client[e].apply_async(function, *arguments[rank]) for rank, e in enumerate(self.ids)])
+        ended = self._wait([self.client[e].apply_async(call, *name_of(function), *arguments[rank]) for rank, e in enumerate(self.ids)])
         errors = {result for result in ended if isinstance(result, int)} - {0}
         if errors - {BROKEN}:
             raise SystemExit(f"an engine failed: mh_err {max(errors - {BROKEN})} (see manyhands/base.h)")

@@ -1,6 +1,7 @@
-"""Count the words in this machine's documentation, sequentially and on a pool.
+"""Count the words in this machine's documentation, sequentially and on a pool, or on a cluster's engines.
 
-    python examples/wordcount.py [--folder DIR]... [--name PART] [--megabytes N] [--workers N]
+    python examples/wordcount.py [--folder DIR]... [--name PART] [--megabytes N] [--workers N | --engines N | --cluster NAME]
+                                 [--kill BATCH]
 
 Reads the text files below the folders (decompressing .gz), counts their words, checks that both
 counts are the same, and prints the twenty most frequent words and the ratio of the times.
@@ -14,6 +15,8 @@ import time
 import zlib
 from collections import Counter
 from pathlib import Path
+
+import engines
 
 import manyhands
 
@@ -80,18 +83,18 @@ def merge(parts):
     return words, size
 
 
-def measure(files, workers):
-    """Count twice. Returns (words, text bytes, sequential seconds, parallel seconds)."""
+def measure(files, workers, client=None, kill=None):
+    """Count twice, on a pool or the engines of a client. Returns (words, text bytes, sequential seconds, parallel seconds)."""
     groups = list(batches(files))
     start = time.perf_counter()
     expected, size = merge(map(count_files, groups))
     sequential = time.perf_counter() - start
-    with manyhands.Pool(workers) as pool:
+    with engines.Workers(workers, client, kill) as those:
         start = time.perf_counter()
-        words, _ = merge(pool.imap_unordered(count_files, groups, retries=(3, 0), progress="counting words"))
+        words, _ = merge(those.imap(count_files, groups, "counting words", ordered=False))
         parallel = time.perf_counter() - start
     if words != expected:
-        raise SystemExit("the pool's counts differ from the sequential ones")
+        raise SystemExit("the parallel counts differ from the sequential ones")
     return words, size, sequential, parallel
 
 
@@ -108,12 +111,17 @@ def main() -> None:
     parser.add_argument("--name", default="", metavar="PART", help="only files whose names have this part, such as changelog")
     parser.add_argument("--megabytes", type=int, default=100, help="stop after so many stored megabytes (default: 100)")
     parser.add_argument("--workers", type=int, default=manyhands.cpu_count(), help="default: the cores")
+    parser.add_argument("--kill", type=int, metavar="BATCH", help="the worker, or engine, that counts this batch is killed")
+    engines.add_options(parser)
     options = parser.parse_args()
     files = find_files(options.folder or FOLDERS, options.megabytes * 1_000_000, options.name)
     if not files:
         sys.exit(f"no files below {' '.join(options.folder or FOLDERS)}: name a folder with text by --folder")
-    report(*measure(files, options.workers), options.workers)
+    with engines.connect(options) as client:
+        report(*measure(files, options.workers, client, options.kill), options.workers if client is None else len(client))
 
 
 if __name__ == "__main__":
+    from wordcount import main # as engines know it
+
     main()

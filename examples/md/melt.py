@@ -117,10 +117,10 @@ class Melt:
                          lambda: self.lib.lj_abort(self.memory), show)
         return self._result(time.perf_counter() - start)
 
-    def run_on(self, client, *, engines_most: int | None = None, network: str = "127.0.0.1", progress: bool = False) -> Result:
+    def run_on(self, client, *, network: str = "127.0.0.1", progress: bool = False) -> Result:
         """Run all steps on a cluster's engines. The Melt was made with workers=1."""
         start, lib = time.perf_counter(), self.lib
-        crew = engines.Team(client, most=engines_most, network=network)
+        crew = engines.Team(client, network=network)
         with tqdm(total=self.options.steps, unit="step", disable=not progress) as bar:
             goes_on = True
             while goes_on:
@@ -184,7 +184,7 @@ def main() -> None:
     options = parser.parse_args()
     with engines.connect(options) as client:
         melt = Melt(options.cells, options.steps, options.thermo, options.workers if client is None else 1, options.kill)
-        result = melt.run(True) if client is None else melt.run_on(client, engines_most=options.engines, network=options.network, progress=True)
+        result = melt.run(True) if client is None else melt.run_on(client, network=options.network, progress=True)
     print(f"{'step':>8}  temperature  pair energy  total energy")
     for record in result.records:
         print(f"{record['step']:8}  {record['temperature']:11.7f}  {record['pair_energy']:11.7f}  {record['total_energy']:12.7f}")

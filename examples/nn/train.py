@@ -1,6 +1,6 @@
 """Train a perceptron on Fashion-MNIST: forward and backward in C with a BLAS, the team a manyhands.Pool, all data in one shared array.
 
-    python examples/nn/train.py [--hidden N] [--epochs N] [--batch N] [--workers N | --engines N | --cluster NAME]
+    python examples/nn/train.py [--hidden N] [--epochs N] [--batch N] [--samples N] [--workers N | --engines N | --cluster NAME]
                                 [--kill STEP] [--plot FOLDER]
 
 The data are those of Debian's package dataset-fashion-mnist.
@@ -153,10 +153,10 @@ class Network:
                          lambda: bar.update(self.lib.net_step(self.memory) - bar.n))
         return self._result(time.perf_counter() - start)
 
-    def train_on(self, client, *, engines_most: int | None = None, network: str = "127.0.0.1", progress: bool = False) -> Result:
+    def train_on(self, client, *, network: str = "127.0.0.1", progress: bool = False) -> Result:
         """Train on a cluster's engines, each of which gets all data."""
         lib, steps = self.lib, self.lib.net_steps(self.memory)
-        crew = engines.Team(client, most=engines_most, network=network, setup=prepare, data=(self.settings, *self.data))
+        crew = engines.Team(client, network=network, setup=prepare, data=(self.settings, *self.data))
         crew.meet() # sends the data
         start = time.perf_counter()
         with tqdm(total=steps, unit="step", disable=not progress) as bar:
@@ -205,18 +205,20 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--samples", type=int, default=60000, help="learn from only so many")
     parser.add_argument("--workers", type=int, default=0, help="default: the cores; 1: no pool")
     parser.add_argument("--kill", type=int, default=0, metavar="STEP", help="a worker, or an engine, is killed in the middle of that step")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw learning curves into this folder")
     engines.add_options(parser)
     options = parser.parse_args()
     with engines.connect(options) as client:
-        network = Network(*fashion_mnist(), hidden=options.hidden, epochs=options.epochs, batch=options.batch, shard=options.batch // 2,
+        images, labels, *tests = fashion_mnist()
+        network = Network(images[:options.samples], labels[:options.samples], *tests, hidden=options.hidden, epochs=options.epochs, batch=options.batch, shard=options.batch // 2,
                           workers=options.workers if client is None else 1, kill_step=options.kill)
         if client is None:
             result = network.train(progress=True)
         else:
-            result = network.train_on(client, engines_most=options.engines, network=options.network, progress=True)
+            result = network.train_on(client, network=options.network, progress=True)
     for epoch, (loss, accuracy) in enumerate(zip(result.epoch_losses, result.accuracies), 1):
         print(f"epoch {epoch:3}: loss {loss:.4f}, test accuracy {accuracy:.4f}")
     print(f"{options.epochs} epochs in {result.seconds:.3f} s; state {result.digest()}")

@@ -1,6 +1,6 @@
-"""Price a European option by Monte Carlo: blocks of paths in C, as an imap on a manyhands.Pool.
+"""Price a European option by Monte Carlo: blocks of paths in C, as an imap on a manyhands.Pool, or on a cluster's engines.
 
-    python examples/options/options.py [--paths MILLIONS] [--workers N] [--plot FOLDER]
+    python examples/options/options.py [--paths MILLIONS] [--workers N | --engines N | --cluster NAME] [--kill BLOCK] [--plot FOLDER]
 
 Prints the value with its standard error, and what Black and Scholes say.
 """
@@ -11,10 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-import manyhands
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import engines # noqa: E402
 import native # noqa: E402
 
 BLOCK = 65536 # paths
@@ -52,15 +51,15 @@ def block(numbers: tuple) -> tuple[float, float]:
     return sums.value, sums.square
 
 
-def price(spot, strike, rate, volatility, years, *, dividend=0.0, call=False, millions=20.0, workers=0, progress=False, task=block):
+def price(spot, strike, rate, volatility, years, *, dividend=0.0, call=False, millions=20.0, workers=0, progress=False, client=None, kill=None):
     """(value, standard error, value of each number of blocks from 1 on)"""
     terms = (spot, strike, rate, dividend, volatility, years, int(call), 0)
     wrong = library().price_check(Option(*terms))
     if wrong:
         raise ValueError(wrong.decode())
     blocks = -int(-millions * 1e6 // BLOCK)
-    with manyhands.Pool(workers or None) as pool:
-        done = list(pool.imap(task, ((*terms, number) for number in range(blocks)), retries=(3, 0), progress="pricing" if progress else False))
+    with engines.Workers(workers, client, kill) as those:
+        done = list(those.imap(block, [(*terms, number) for number in range(blocks)], "pricing" if progress else None))
     sums = (Sums * blocks)(*done)
     results = [library().price_sum(Option(*terms), sums, count) for count in range(1, blocks + 1)]
     return results[-1].value, results[-1].error, [(r.value, r.error) for r in results]
@@ -89,20 +88,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--paths", type=float, default=20, metavar="MILLIONS")
     parser.add_argument("--workers", type=int, default=0, help="default: the cores")
+    parser.add_argument("--kill", type=int, metavar="BLOCK", help="the worker, or engine, that has this block is killed")
     parser.add_argument("--call", action="store_true", help="the right to buy (default: to sell)")
     for name, value in (("spot", 36), ("strike", 40), ("rate", 0.06), ("dividend", 0), ("volatility", 0.2), ("years", 1)):
         parser.add_argument(f"--{name}", type=float, default=value, help=f"default: {value}")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw how the value comes to rest")
+    engines.add_options(parser)
     o = parser.parse_args()
-    start = time.perf_counter()
-    value, error, on_the_way = price(o.spot, o.strike, o.rate, o.volatility, o.years, dividend=o.dividend, call=o.call, millions=o.paths, workers=o.workers,
-                                     progress=True)
+    with engines.connect(o) as client:
+        start = time.perf_counter()
+        value, error, on_the_way = price(o.spot, o.strike, o.rate, o.volatility, o.years, dividend=o.dividend, call=o.call, millions=o.paths,
+                                         workers=o.workers, progress=True, client=client, kill=o.kill)
+        seconds = time.perf_counter() - start
     exact = library().price_black_scholes(Option(o.spot, o.strike, o.rate, o.dividend, o.volatility, o.years, o.call, 0))
-    print(f"{len(on_the_way) * BLOCK} paths in {time.perf_counter() - start:.3f} s")
+    print(f"{len(on_the_way) * BLOCK} paths in {seconds:.3f} s")
     print(f"Monte Carlo   {value:.6f}, standard error {error:.6f} ({value.hex()})\nBlack-Scholes {exact:.6f}")
     if o.plot:
         plot(on_the_way, exact, o.plot)
 
 
 if __name__ == "__main__":
+    from options import main # as engines know it
+
     main()

@@ -1,6 +1,6 @@
 """Find what moves in a video: the pixels' work in C, frames in one shared array, the pieces of work tasks of a manyhands.Pool.
 
-    python examples/video/detect.py [--workers N] [--slots N] [--boxes FILE] [--kill BATCH] [--plot FOLDER] [IN [OUT]]
+    python examples/video/detect.py [--workers N | --engines N | --cluster NAME] [--slots N] [--boxes FILE] [--kill BATCH] [--plot FOLDER] [IN [OUT]]
 
 IN is by default the video of pedestrians that Debian's package opencv-doc has. OUT is an .avi with what was found drawn into it.
 """
@@ -8,19 +8,24 @@ IN is by default the video of pedestrians that Debian's package opencv-doc has. 
 import argparse
 import ctypes
 import queue
+import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy
 from tqdm import tqdm
 
 import manyhands
 from manyhands import shared_array
+from manyhands.shared_memory import SharedMemory
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import engines # noqa: E402
 import native # noqa: E402
 
 VIDEO = "/usr/share/doc/opencv-doc/examples/data/vtest.avi"
@@ -74,6 +79,29 @@ def finish(state: numpy.ndarray, batch: int) -> bytes:
     return room.raw[:used.value]
 
 
+_attached: tuple[str, SharedMemory | None, numpy.ndarray] = ("", None, numpy.zeros(0, "u1")) # an engine's
+
+
+def attach(name: str) -> numpy.ndarray:
+    """The frames of the client, which is on this host."""
+    global _attached
+    if _attached[0] != name:
+        try:
+            memory = SharedMemory(name)
+        except FileNotFoundError:
+            raise SystemExit(f"{socket.gethostname()} does not have the client's memory: engines for a video must be on the client's host") from None
+        _attached = (name, memory, numpy.frombuffer(memory.buf, "u1"))
+    return _attached[2]
+
+
+def scan_on_engine(name: str, batch: int, band: int) -> None:
+    scan(attach(name), batch, band)
+
+
+def finish_on_engine(name: str, batch: int) -> bytes:
+    return finish(attach(name), batch)
+
+
 # ---- what the parent does -----------------------------------------------------------------------
 
 @dataclass
@@ -87,14 +115,16 @@ class Result:
 class Detector:
     """Reads a video, finds what moves, writes the video with boxes. At most `slots` batches of 12 frames are in memory at a time."""
 
-    def __init__(self, source: str, target: str | None = None, slots: int = 6, frames: int | None = None):
+    def __init__(self, source: str, target: str | None = None, slots: int = 6, frames: int | None = None, *, for_engines: bool = False):
         self.lib, self.slots, self.size = library(), slots, Size()
         self.reader, self.writer = ctypes.c_void_p(), ctypes.c_void_p()
         native.check(source, self.lib.motion_open(self.reader, str(source).encode(), self.size))
         if frames is not None:
             self.lib.motion_limit(self.reader, frames)
         native.check(str(target), self.lib.motion_create(self.writer, str(target).encode() if target else None, self.size))
-        self.state = shared_array.zeros(self.lib.motion_bytes(self.size, slots), "u1")
+        size = self.lib.motion_bytes(self.size, slots)
+        self.memory = SharedMemory(create=True, size=size) if for_engines else None # by its name any process of ours may have it
+        self.state = shared_array.zeros(size, "u1") if self.memory is None else numpy.frombuffer(self.memory.buf, "u1")
         native.check("memory", self.lib.motion_init(self.state.ctypes.data, self.size, slots))
         self.result = Result()
 
@@ -105,7 +135,29 @@ class Detector:
     def run(self, workers: int = 0, progress: bool = False) -> Result:
         start = time.perf_counter()
         with manyhands.Pool(workers or None) as pool, tqdm(unit="frame", disable=not progress) as self.bar:
-            self._run(pool)
+            def give(task, tell):
+                function = scan if len(task) == 2 else finish
+                pool.apply_async(function, (self.state, *task), callback=tell, error_callback=tell, retries=(RETRIES, 0))
+            self._run(give)
+        return self._end(start)
+
+    def run_on(self, client, progress: bool = False) -> Result:
+        """On a cluster's engines, by a load-balanced view. The Detector was made for_engines."""
+        start = time.perf_counter()
+        view = client.load_balanced_view()
+        view.retries = RETRIES
+        with tqdm(unit="frame", disable=not progress) as self.bar:
+            def give(task, tell):
+                function = scan_on_engine if len(task) == 2 else finish_on_engine
+                done = view.apply_async(engines.call, *engines.name_of(function), self.memory.name, *task)
+                done.add_done_callback(lambda done: tell(done.exception() or done.result()))
+            try:
+                self._run(give)
+            finally:
+                self.memory.unlink()
+        return self._end(start)
+
+    def _end(self, start: float) -> Result:
         sums = self.lib.motion_sum(self.writer)
         self.result.digest, self.result.packets = sums.digest, sums.packets
         native.check("writing", self.lib.motion_end(self.writer))
@@ -113,15 +165,14 @@ class Detector:
         self.result.seconds = time.perf_counter() - start
         return self.result
 
-    def _run(self, pool: manyhands.Pool) -> None:
+    def _run(self, give: Callable[[tuple[int, ...], Callable[[Any], None]], None]) -> None:
+        """give((batch, band), tell) has a band scanned, give((batch,), tell) a batch finished; either calls tell with what comes of it."""
         ended: queue.SimpleQueue = queue.SimpleQueue()
         read = written = finish_next = outstanding = 0
         scanned, busy, finished, read_out = [0] * BANDS, [False] * BANDS, {}, False
 
-        def submit(function, batch, *band):
-            def tell(value):
-                ended.put((batch, *band, value))
-            pool.apply_async(function, (self.state, batch, *band), callback=tell, error_callback=tell, retries=(RETRIES, 0))
+        def submit(*task):
+            give(task, lambda value: ended.put((task, value)))
 
         while not read_out or written < read:
             may_read = not read_out and read - written < self.slots
@@ -129,7 +180,7 @@ class Detector:
                 read_out, complete = self._read_frame(read)
                 read += complete
             while outstanding and (not may_read or not ended.empty()):
-                batch, *band, value = ended.get()
+                (batch, *band), value = ended.get()
                 outstanding -= 1
                 may_read = True # one is enough to go on with
                 if isinstance(value, BaseException):
@@ -144,10 +195,10 @@ class Detector:
             for band in range(BANDS):
                 if not busy[band] and scanned[band] < read:
                     busy[band] = True
-                    submit(scan, scanned[band], band)
+                    submit(scanned[band], band)
                     outstanding += 1
             for finish_next in range(finish_next, min(scanned)):
-                submit(finish, finish_next)
+                submit(finish_next)
                 outstanding += 1
             finish_next = min(scanned)
 
@@ -200,13 +251,15 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=6, help="batches of 12 frames in memory at a time (default: 6)")
     parser.add_argument("--frames", type=int, help="only the first so many")
     parser.add_argument("--boxes", type=Path, metavar="FILE", help="a line for each box: frame,x,y,width,height,area")
-    parser.add_argument("--kill", type=int, metavar="BATCH", help="workers are killed in the middle of this batch")
+    parser.add_argument("--kill", type=int, metavar="BATCH", help="workers, or engines, are killed in the middle of this batch")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw when and where something moved")
+    engines.add_options(parser)
     options = parser.parse_args()
-    detector = Detector(options.source, options.target, options.slots, options.frames)
-    if options.kill is not None:
-        detector.kill_worker(options.kill)
-    result = detector.run(options.workers, progress=True)
+    with engines.connect(options) as client:
+        detector = Detector(options.source, options.target, options.slots, options.frames, for_engines=client is not None)
+        if options.kill is not None:
+            detector.kill_worker(options.kill)
+        result = detector.run(options.workers, True) if client is None else detector.run_on(client, True)
     print(f"{len(result.boxes)} frames, {sum(map(len, result.boxes))} boxes: {result.seconds:.3f} s")
     print(f"frames {result.digest:016x} packets {result.packets:016x}")
     if options.boxes:
@@ -216,4 +269,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from detect import main # as engines know it
+
     main()

@@ -1,8 +1,6 @@
 """Option pricing: agrees with Black and Scholes and with QuantLib's examples; the same bits from any pool."""
 
-import os
 import re
-import signal
 
 import pytest
 
@@ -28,22 +26,10 @@ def test_any_pool_gives_the_same_bits(run_built, how):
     assert read(run_built("options/options", "--paths", 1, *how)) == alone
 
 
-def mortal_block(numbers):
-    """Dies once, in the middle of the fifth block."""
+def test_python_face(run_built, tmp_path):
     import options
 
-    if numbers[-1] == 5 and not os.path.exists(os.environ["KILLED"]):
-        open(os.environ["KILLED"], "w").close()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return options.block(numbers)
-
-
-def test_python_face(run_built, tmp_path, monkeypatch):
-    import options
-
-    monkeypatch.setenv("KILLED", str(tmp_path / "killed"))
-    value, _, on_the_way = options.price(*PUT, millions=1, workers=2, task=mortal_block)
-    assert (tmp_path / "killed").exists()
+    value, _, on_the_way = options.price(*PUT, millions=1, workers=2, kill=5)
     assert value == float.fromhex(read(run_built("options/options", "--paths", 1, "--workers", 1))[2])
     options.plot(on_the_way, 3.844308, tmp_path)
     assert (tmp_path / "pricing.png").stat().st_size > 1000

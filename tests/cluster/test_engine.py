@@ -205,6 +205,11 @@ def test_the_namespace_lasts(python: Python) -> None:
     assert python.rc.load_balanced_view().map_sync(there(lambda x: x * x), range(5)) == [0, 1, 4, 9, 16]
 
 
+def test_code_in_the_namespace_unpickles_what_must_be_imported_first(python: Python) -> None:
+    data = b"cwave\nopen\n." # a module that no engine has
+    assert python.view.apply(there(lambda data: __import__("pickle").loads(data).__name__), data) == "open"
+
+
 def test_output_reaches_who_asked(python: Python) -> None:
     reply = python.view.execute("import sys\nprint('out')\nprint('err', file=sys.stderr)\n6 * 7", silent=False, block=False)
     reply.get(SOON_S)

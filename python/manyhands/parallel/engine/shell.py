@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import sys
 import traceback
 import types
@@ -24,6 +25,7 @@ class PlainShell:
         main = types.ModuleType("__main__")
         sys.modules["__main__"] = main
         self.user_ns: dict[str, Any] = vars(main)
+        self.user_ns["__builtins__"] = builtins  # unpickling by code that runs here imports by it
         self.user_global_ns = self.user_ns
         util._shell = self
 
