@@ -28,9 +28,51 @@ bool mh__client_fast_takes(const mh_client *c, const mh_client_request *r)
 
 static mh_bytes or_empty(mh_bytes json) { return json.size ? json : MH__TEXT("{}"); }
 
+/* A record's room in what waits. */
+static mh_err put_record(mh_client *c, const mh__fast_record *record)
+{
+    size_t size = mh__fast_size(record), at = mh_buf_size(c->fast_out);
+    mh_err err = size ? mh_buf_resize(c->fast_out, at + size) : mh__fail(MH_ERR_TOO_LARGE, "a request of more than %d bytes", MH__FAST_RECORD_MAX);
+    if (err)
+        return err;
+    mh__fast_write(record, (char *)mh_buf_data(c->fast_out) + at);
+    c->out_bytes += size;
+    c->out_count++;
+    c->fast_count++;
+    return MH_OK;
+}
+
+/* Calls of native functions, and functions in buffers; of others the content is needed. */
+static bool can_be_brief(const mh_client *c, const mh_client_request *r, mh__fast_task *t)
+{
+    bool is_call = !strcmp(r->type, "call_request");
+    *t = (mh__fast_task){.flags = is_call ? MH__FAST_CALL : 0, .what = is_call ? mh__brief_function(r->content) : (mh_bytes){"", 0},
+                         .metadata = r->metadata, .buffers = r->buffers, .buffer_count = r->buffer_count};
+    if (!c->is_brief)
+        return false;
+    return is_call ? t->what.size : !strcmp(r->type, "apply_request") && (!r->content.size || mh__bytes_are(r->content, "{}"));
+}
+
+static mh_err put_brief(mh_client *c, mh__fast_task *t, char id[MH_CLIENT_ID_SIZE])
+{
+    static _Thread_local mh__fast_record record;
+    uint8_t head[MH__FAST_TASK_HEAD];
+    mh_bytes session = mh__text(c->session.id);
+    t->number = c->session.count;
+    t->date_ns = mh__os_wall_ns();
+    mh_err err = mh__fast_task_record(t, head, &record) ? put_record(c, &record) : mh__fail(MH_ERR_TOO_LARGE, "%zu buffers", t->buffer_count);
+    if (err)
+        return err;
+    id[mh__brief_id(session, c->session.count++, id)] = 0;
+    return MH_OK;
+}
+
 mh_err mh__client_fast_put(mh_client *c, const mh_client_request *r, char id[MH_CLIENT_ID_SIZE])
 {
     mh__built built;
+    mh__fast_task brief;
+    if (can_be_brief(c, r, &brief))
+        return put_brief(c, &brief, id);
     mh__signer signer = c->session.signer;
     c->session.signer = (mh__signer){0}; /* the frame is signed, not the message */
     mh_err err = mh__session_build(&c->session, &(mh__draft){.type = r->type, .unix_ns = mh__os_wall_ns()}, &built);
@@ -41,16 +83,10 @@ mh_err mh__client_fast_put(mh_client *c, const mh_client_request *r, char id[MH_
                               .parts = {built.frames[2], MH__TEXT("{}"), or_empty(r->metadata), or_empty(r->content)}};
     if (r->buffer_count)
         memcpy(record.parts + 4, r->buffers, r->buffer_count * sizeof *r->buffers);
-    size_t size = mh__fast_size(&record), at = mh_buf_size(c->fast_out);
-    err = size ? mh_buf_resize(c->fast_out, at + size) : mh__fail(MH_ERR_TOO_LARGE, "a request of more than %d bytes", MH__FAST_RECORD_MAX);
-    if (err)
-        return err;
-    mh__fast_write(&record, (char *)mh_buf_data(c->fast_out) + at);
-    c->out_bytes += size;
-    c->out_count++;
-    c->fast_count++;
-    snprintf(id, MH_CLIENT_ID_SIZE, "%.*s", (int)built.msg_id.size, (const char *)built.msg_id.data);
-    return MH_OK;
+    err = put_record(c, &record);
+    if (!err)
+        snprintf(id, MH_CLIENT_ID_SIZE, "%.*s", (int)built.msg_id.size, (const char *)built.msg_id.data);
+    return err;
 }
 
 bool mh__client_fast_flush(mh_client *c)
@@ -158,22 +194,131 @@ static void take_reply(mh_client *c, const mh__fast_record *r)
         mh__client_push(c, m);
 }
 
+/* ---- replies in brief ------------------------------------------------------------------------ */
+
+mh_err mh__client_fast_see(mh_client_channel which, const mh__fast_task *t, mh_bytes id, mh__received **out)
+{
+    char parent[MH_CLIENT_ID_SIZE + 16];
+    mh__message m;
+    mh__header h;
+    int size = snprintf(parent, sizeof parent, "{\"msg_id\":\"%.*s\"}", (int)id.size, (const char *)id.data);
+    mh__received *r = mh__calloc(1, sizeof *r);
+    mh_err err = r ? mh__parcel_create(&r->parcel) : MH_ERR_NO_MEMORY;
+    if (!err)
+        err = mh__parcel_add(r->parcel, t->who);
+    if (!err)
+        err = mh__brief_add_reply(r->parcel, t, t->who, (mh_bytes){parent, (size_t)size}, (mh_bytes){0});
+    if (!err)
+        err = mh__message_split(mh__parcel_frames(r->parcel), mh__parcel_count(r->parcel), &m);
+    if (!err)
+        err = mh__header_read(m.header, &h);
+    if (err) {
+        if (r)
+            mh__parcel_destroy(&r->parcel);
+        mh__free(r);
+        return err;
+    }
+    r->bytes = sizeof *r + mh__parcel_bytes(r->parcel);
+    r->seen = (mh_client_message){.channel = which, .source = m.idents[0], .type = h.msg_type, .id = h.msg_id,
+                                  .parent_id = {(const char *)m.parent.data + 11, id.size}, .header = m.header, .parent = m.parent,
+                                  .metadata = m.metadata, .content = m.content, .buffers = m.buffers, .buffer_count = m.buffer_count};
+    *out = r;
+    return MH_OK;
+}
+
+/* For who takes messages. */
+static void push_brief(mh_client *c, const mh__fast_task *t)
+{
+    char id[MH__BRIEF_ID_SIZE];
+    mh__received *m = NULL;
+    mh_err err = mh__client_fast_see(MH_CLIENT_TASK, t, (mh_bytes){id, mh__brief_id(mh__text(c->session.id), t->number, id)}, &m);
+    if (!err) {
+        if (!mh__client_deliver(c, &m->seen))
+            mh__client_push(c, m);
+        return;
+    }
+    mh__lock_take(c->lock);
+    c->stats.refused++;
+    if (err == MH_ERR_NO_MEMORY)
+        mh__client_fail(c, MH_ERR_BROKEN, "no memory for a message that came");
+    mh__lock_drop(c->lock);
+}
+
+static void give_out(mh_client *c)
+{
+    size_t left = mh__client_deliver_briefs(c, c->came, c->came_count);
+    for (size_t i = 0; i < left; i++) {
+        push_brief(c, c->came[i]);
+        mh__free(c->came[i]);
+    }
+    c->came_count = 0;
+}
+
+static void on_batch(mh__lane *l, void *ctx)
+{
+    mh_client *c = ctx;
+    (void)l;
+    if (c->came_count)
+        give_out(c);
+}
+
+static void take_done(mh_client *c, const mh__fast_record *r)
+{
+    mh__fast_task t;
+    size_t bytes;
+    mh_err err = mh__fast_task_read(r, &t);
+    mh__fast_task *kept = !err && t.who.size ? mh__brief_copy(&t, &bytes) : NULL;
+    if (!kept) {
+        mh__lock_take(c->lock);
+        c->stats.refused++;
+        if (!err && t.who.size)
+            mh__client_fail(c, MH_ERR_BROKEN, "no memory for a message that came");
+        mh__lock_drop(c->lock);
+        return;
+    }
+    c->came[c->came_count++] = kept;
+    if (c->came_count == MH__COUNT_OF(c->came))
+        give_out(c);
+}
+
 /* ---- the lane -------------------------------------------------------------------------------- */
+
+/* A record as a signed message. */
+static mh_err add_redirected(mh_client *c, const mh__fast_record *r, mh__parcel *p)
+{
+    mh__built built;
+    mh__fast_task t;
+    mh__message m;
+    mh__parcel *unsigned_ = NULL;
+    mh_err err = mh__parcel_create(&unsigned_);
+    if (!err && r->kind == MH__FAST_TASK) {
+        err = mh__fast_task_read(r, &t);
+        if (!err)
+            err = mh__brief_add_request(unsigned_, &t, mh__text(c->session.id), mh__text(c->session.username));
+        if (!err)
+            err = mh__message_split(mh__parcel_frames(unsigned_), mh__parcel_count(unsigned_), &m);
+    } else if (!err) {
+        err = mh__fast_message(r, &m);
+    }
+    if (!err)
+        mh__session_sign(&c->session, m.header, m.parent, m.metadata, m.content, &built);
+    for (size_t i = 0; i < MH__FRAMES_SIGNED && !err; i++)
+        err = mh__parcel_add(p, built.frames[i]);
+    for (size_t i = 0; !err && i < m.buffer_count; i++)
+        err = mh__parcel_add(p, m.buffers[i]);
+    mh__parcel_destroy(&unsigned_);
+    return err;
+}
 
 /* What the lane was to carry goes by the stock lane: its records hold whole messages. */
 static void redirect(mh_client *c, mh_bytes records)
 {
     mh__fast_record *r = mh__alloc(sizeof *r);
     while (r && mh__fast_next(&records, r) == MH_OK) {
-        mh__built built;
         mh__outgoing *o = mh__calloc(1, sizeof *o);
         mh_err err = o ? mh__parcel_create(&o->parcel) : MH_ERR_NO_MEMORY;
         if (!err)
-            mh__session_sign(&c->session, r->parts[0], r->parts[1], r->parts[2], r->parts[3], &built);
-        for (size_t i = 0; i < MH__FRAMES_SIGNED && !err; i++)
-            err = mh__parcel_add(o->parcel, built.frames[i]);
-        for (size_t i = 4; i < r->frame_count && !err; i++)
-            err = mh__parcel_add(o->parcel, r->parts[i]);
+            err = add_redirected(c, r, o->parcel);
         if (err) {
             if (o)
                 mh__parcel_destroy(&o->parcel);
@@ -227,7 +372,8 @@ static void on_end(mh__lane *l, const char *why, void *ctx)
 static void say_hello(mh_client *c)
 {
     mh__lock_take(c->lane_lock);
-    if (mh__lane_add(c->lane, &(mh__fast_record){.kind = MH__FAST_HELLO, .ident_count = 1, .parts = {mh__text(c->session.id)}}) == MH_OK)
+    if (mh__lane_add(c->lane, &(mh__fast_record){.kind = MH__FAST_HELLO, .flags = MH__FAST_BRIEF, .ident_count = 1, .frame_count = 1,
+                                                 .parts = {mh__text(c->session.id), mh__text(c->session.username)}}) == MH_OK)
         (void)mh__lane_flush(c->lane);
     mh__lock_drop(c->lane_lock);
 }
@@ -241,10 +387,11 @@ void mh__client_fast_settle(mh_client *c)
     mh__lock_drop(c->lock);
 }
 
-static void be_welcome(mh_client *c)
+static void be_welcome(mh_client *c, const mh__fast_record *r)
 {
     mh__lock_take(c->lock);
     c->is_fast = true;
+    c->is_brief = r->flags & MH__FAST_BRIEF;
     mh__lock_drop(c->lock);
     mh__client_fast_settle(c);
 }
@@ -253,12 +400,14 @@ static void on_record(mh__lane *l, const mh__fast_record *r, void *ctx)
 {
     mh_client *c = ctx;
     (void)l;
-    if (r->kind == MH__FAST_REPLY)
+    if (r->kind == MH__FAST_DONE)
+        take_done(c, r);
+    else if (r->kind == MH__FAST_REPLY)
         take_reply(c, r);
     else if (r->kind == MH__FAST_GREETING)
         say_hello(c);
     else if (r->kind == MH__FAST_WELCOME)
-        be_welcome(c);
+        be_welcome(c, r);
 }
 
 void mh__client_fast_look(void *ctx)
@@ -274,7 +423,7 @@ void mh__client_fast_look(void *ctx)
     mh_err err = mh__os_unix_connect(&fd, c->connection.fast);
     if (!err)
         err = mh__lane_open(&c->lane, c->loop, &fd, &(mh__lane_options){.key = mh__text(c->connection.key), .is_shared = true, .on_record = on_record,
-                                                                        .on_end = on_end, .ctx = c});
+                                                                        .on_batch = on_batch, .on_end = on_end, .ctx = c});
     mh__os_close(&fd);
     mh__lock_drop(c->lane_lock);
     if (err)

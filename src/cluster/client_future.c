@@ -73,6 +73,7 @@ static void drop(mh_client_future *f)
     if (atomic_fetch_sub_explicit(&f->refs, 1, memory_order_acq_rel) > 1)
         return;
     mh_client_message_free(&f->reply);
+    mh__free(f->brief);
     mh_buf_destroy(&f->texts);
     mh__client_core_drop(f->core);
     mh__free(f);
@@ -100,24 +101,31 @@ mh_err mh__client_expect(mh_client *c, mh_client_future *f)
     return MH_OK;
 }
 
-/* With the lock, which is given up for the callback. Takes the reference of the table. */
-static void finish(mh_client *c, mh_client_future *f, mh_client_message *reply, mh_err err, const char *why)
+/* With the lock, which is given up for the callback. Takes the reference of the table. True: somebody waits for it, who is to be woken. */
+static bool end(mh_client *c, mh_client_future *f)
 {
+    bool is_waited_for = f->waiters;
     mh__names_remove(&c->pending, &f->name);
     f->is_pending = false;
     f->is_done = true;
+    void (*fn)(mh_client_future *, void *) = f->fn;
+    f->fn = NULL;
+    if (fn) {
+        mh__lock_drop(c->lock);
+        fn(f, f->fn_ctx);
+        mh__lock_take(c->lock);
+    }
+    drop(f);
+    return is_waited_for;
+}
+
+static void finish(mh_client *c, mh_client_future *f, mh_client_message *reply, mh_err err, const char *why)
+{
     f->reply = reply;
     f->err = err;
     f->why = why;
-    void (*fn)(mh_client_future *, void *) = f->fn;
-    f->fn = NULL;
-    if (f->waiters)
+    if (end(c, f))
         mh__cond_wake_all(c->core->done);
-    mh__lock_drop(c->lock);
-    if (fn)
-        fn(f, f->fn_ctx);
-    drop(f);
-    mh__lock_take(c->lock);
 }
 
 static mh_client_future *find(const mh_client *c, mh_bytes id)
@@ -135,6 +143,27 @@ bool mh__client_deliver(mh_client *c, mh_client_message *m)
         finish(c, f, m, MH_OK, NULL);
     mh__lock_drop(c->lock);
     return f != NULL;
+}
+
+size_t mh__client_deliver_briefs(mh_client *c, mh__fast_task **came, size_t count)
+{
+    char id[MH__BRIEF_ID_SIZE];
+    size_t left = 0;
+    bool is_waited_for = false;
+    mh__lock_take(c->lock);
+    for (size_t i = 0; i < count; i++) {
+        mh_client_future *f = c->pending.count ? find(c, (mh_bytes){id, mh__brief_id(mh__text(c->session.id), came[i]->number, id)}) : NULL;
+        if (!f) {
+            came[left++] = came[i];
+            continue;
+        }
+        f->brief = came[i];
+        is_waited_for |= end(c, f);
+    }
+    if (is_waited_for)
+        mh__cond_wake_all(c->core->done);
+    mh__lock_drop(c->lock);
+    return left;
 }
 
 bool mh__client_is_expected(mh_client *c, mh_bytes id)
@@ -431,12 +460,22 @@ static int64_t engine_of(mh_client_future *f)
     return id;
 }
 
+static mh_err see(mh_client_future *f)
+{
+    mh__received *r = NULL;
+    if (!f->brief || f->reply)
+        return MH_OK;
+    mh_err err = mh__client_fast_see(MH_CLIENT_TASK, f->brief, mh__text(f->id), &r);
+    f->reply = err ? NULL : &r->seen;
+    return err;
+}
+
 /* The first who asks reads the reply; others wait for it. */
 static mh_err read_once(mh_client_future *f)
 {
-    mh_err err = MH_OK;
     mh__lock_take(f->core->lock);
-    if (!f->is_read && f->reply)
+    mh_err err = see(f);
+    if (!err && !f->is_read && f->reply)
         err = read_reply(f);
     f->is_read = !err;
     mh__lock_drop(f->core->lock);
@@ -460,6 +499,16 @@ mh_err mh_client_future_result(mh_client_future *f, mh_deadline until, mh_client
         .value = f->reply && f->reply->buffer_count ? f->reply->buffers[0] : (mh_bytes){"", 0},
         .reply = f->reply,
     };
+    return MH_OK;
+}
+
+mh_err mh__client_future_value(mh_client_future *f, mh_deadline until, mh_client_result *out)
+{
+    mh_err err = mh_client_future_wait(f, until);
+    if (err || !f->brief || f->brief->what.size)
+        return err ? err : mh_client_future_result(f, until, out);
+    *out = (mh_client_result){.ename = "", .evalue = "", .traceback = "", .engine_id = -1,
+                              .value = f->brief->buffer_count ? f->brief->buffers[0] : (mh_bytes){"", 0}};
     return MH_OK;
 }
 

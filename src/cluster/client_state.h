@@ -6,6 +6,7 @@
 #include "manyhands/client.h"
 
 #include "base/list.h"
+#include "cluster/brief.h"
 #include "cluster/names.h"
 #include "net/lane.h"
 #include "net/sign.h"
@@ -65,6 +66,7 @@ struct mh_client_future {
     mh_err err;
     const char *why;      /* static; NULL: the reply tells */
     mh_client_message *reply;
+    mh__fast_task *brief; /* or the reply in brief: `reply` is made of it when somebody asks */
     mh_buf *texts;        /* ename, evalue, traceback at text_at[] */
     size_t text_at[3];
     void (*fn)(mh_client_future *f, void *ctx);
@@ -97,9 +99,12 @@ struct mh_client {
     mh__lock *lane_lock;
     mh__lane *lane;       /* set and closed by the client's thread, under lane_lock */
     mh__alarm lane_alarm;
+    mh__fast_task *came[256]; /* replies in brief that were read, and are given to their calls together */
+    size_t came_count;
 
     /* under lock */
-    bool is_fast;         /* the controller takes tasks by the lane */
+    bool is_fast;         /* the controller takes tasks by the lane, .. */
+    bool is_brief;        /* .. and in brief */
     bool is_lane_settled; /* it does, or did not say so soon: calls need not wait for it to keep their order */
     mh_buf *fast_out;     /* records that wait for it */
     size_t fast_count;    /* how many */
@@ -151,6 +156,10 @@ mh_err mh__client_future_create(mh_client *c, mh_client_future **out);
 mh_err mh__client_expect(mh_client *c, mh_client_future *f);
 /* Give a message to the call that waits for it, which owns it then. False: none does. */
 bool mh__client_deliver(mh_client *c, mh_client_message *m);
+/* Give replies in brief, which it takes, to the calls that wait for them; those that nobody waits for are moved to the front of `came`. Their number. */
+size_t mh__client_deliver_briefs(mh_client *c, mh__fast_task **came, size_t count);
+/* Wait, and borrow what a call replied: as mh_client_future_result, which it calls unless it was a success in brief. */
+mh_err mh__client_future_value(mh_client_future *f, mh_deadline until, mh_client_result *out);
 /* Whether a call waits for the reply to this id. */
 bool mh__client_is_expected(mh_client *c, mh_bytes id);
 void mh__client_finish_all(mh_client *c);
@@ -170,6 +179,9 @@ bool mh__client_fast_takes(const mh_client *c, const mh_client_request *r);
 mh_err mh__client_fast_put(mh_client *c, const mh_client_request *r, char id[MH_CLIENT_ID_SIZE]);
 /* Without the lock: hand what waits to the lane. False: it has no room for all of it. threads: any. */
 bool mh__client_fast_flush(mh_client *c);
+
+/* The message of a reply in brief. errors: NO_MEMORY; CORRUPT. */
+mh_err mh__client_fast_see(mh_client_channel which, const mh__fast_task *t, mh_bytes id, mh__received **out);
 
 /* ---- client_take.c --------------------------------------------------------------------------- */
 

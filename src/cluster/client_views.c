@@ -19,32 +19,42 @@ struct mh_balanced_view {
 
 /* ---- requests -------------------------------------------------------------------------------- */
 
-mh_err mh__views_call(mh_client *c, const char *engine, const char *function, mh_bytes input, mh_bytes metadata, mh_client_future **out)
+/* {"function": ...}, in `room` where no character needs an escape, else in a buffer. */
+static mh_err write_content(const char *function, char room[MH__BRIEF_CONTENT_SIZE], mh_buf **buf, mh_bytes *content)
 {
-    mh_buf *content = NULL;
-    mh_client_future *f = NULL;
-    char id[MH_CLIENT_ID_SIZE];
-    mh_err err = mh_buf_create(&content, 0);
-    if (!err && (!function || !*function))
-        err = mh__fail(MH_ERR_INVALID, "a call without the name of a function");
-    if (!err)
-        err = mh__client_check(c);
-    if (!err)
-        err = mh__client_future_create(c, &f);
+    mh_bytes name = mh__text(function);
+    if (mh__fast_is_plain(name, MH__FAST_NAME_MAX)) {
+        *content = (mh_bytes){room, mh__brief_content(name, room)};
+        return MH_OK;
+    }
+    mh_err err = mh_buf_create(buf, 0);
     if (err)
-        goto done;
-    mh__json_out o = mh__json_into(content);
+        return err;
+    mh__json_out o = mh__json_into(*buf);
     mh__json_open(&o, '{');
     mh__json_key(&o, "function");
-    mh__json_add_string(&o, function);
+    mh__json_add_bytes(&o, name);
     mh__json_close(&o, '}');
     err = mh__json_finish(&o);
+    *content = (mh_bytes){mh_buf_data(*buf), mh_buf_size(*buf)};
+    return err;
+}
+
+mh_err mh__views_call(mh_client *c, const char *engine, const char *function, mh_bytes input, mh_bytes metadata, mh_client_future **out)
+{
+    mh_buf *buf = NULL;
+    mh_bytes content;
+    mh_client_future *f = NULL;
+    char id[MH_CLIENT_ID_SIZE], room[MH__BRIEF_CONTENT_SIZE];
+    mh_err err = !function || !*function ? mh__fail(MH_ERR_INVALID, "a call without the name of a function") : mh__client_check(c);
+    if (!err)
+        err = write_content(function, room, &buf, &content);
+    if (!err)
+        err = mh__client_future_create(c, &f);
     if (!err)
         err = mh__client_send(c, &(mh_client_request){.channel = engine ? MH_CLIENT_MUX : MH_CLIENT_TASK, .engine = engine, .type = "call_request",
-                                                      .content = {mh_buf_data(content), mh_buf_size(content)}, .metadata = metadata,
-                                                      .buffers = &input, .buffer_count = 1}, MH_FOREVER, id, f);
-done:
-    mh_buf_destroy(&content);
+                                                      .content = content, .metadata = metadata, .buffers = &input, .buffer_count = 1}, MH_FOREVER, id, f);
+    mh_buf_destroy(&buf);
     if (err)
         mh_client_future_release(&f);
     else
@@ -54,7 +64,7 @@ done:
 
 mh_err mh__views_check(mh_client_future *f, mh_deadline until, mh_client_result *r)
 {
-    mh_err err = mh_client_future_result(f, until, r);
+    mh_err err = mh__client_future_value(f, until, r);
     if (err || !r->err)
         return err;
     return mh__fail(r->err, "%s: %s", r->ename, r->evalue);

@@ -15,6 +15,7 @@
 #include "manyhands/controller.h"
 
 #include "base/list.h"
+#include "cluster/brief.h"
 #include "cluster/journal.h"
 #include "cluster/names.h"
 #include "net/loop.h"
@@ -58,7 +59,9 @@ typedef struct mh__output { /* of a request, from iopub; each NULL until there i
     mh_buf *stdout_, *stderr_, *execute_input, *execute_result, *display_data, *error;
 } mh__output;
 
-typedef struct mh__job {
+typedef struct mh__job mh__job;
+struct mh__job {
+    mh__job *next_spare; /* in c->spare_jobs, while it is none */
     mh__name name;      /* in c->by_id, by msg_id, which lies in id[] */
     mh__list order;     /* in c->order: by submission */
     mh__list place;     /* in c->history when ended, else in its engine's queue or tasks */
@@ -75,13 +78,16 @@ typedef struct mh__job {
     uint64_t token;  /* of its present attempt: no other attempt of any task has the same */
     uint64_t seq, ticket; /* in the journal: its number, and when it was written down */
     mh__list noisy;  /* in c->noisy: it printed what is not in the journal yet */
-    mh__kept request, result; /* parcel NULL: none yet */
+    mh__kept request, result; /* parcel NULL: none yet, or only in brief: mh__job_see */
+    mh__fast_task *brief, *brief_result; /* as the fast lane brought them, or NULL; `who` and `user` of the request are its client's */
+    bool is_plain;  /* the reply to it can be told in brief */
+    uint32_t slot;  /* by which engines answer it in brief: see fast.c; 0: none */
     mh__output *output;
     char *resubmitted; /* the id that it was sent again under, or NULL */
     int64_t received_ns;
     size_t bytes;
     char id[];
-} mh__job;
+};
 
 /* ---- engines --------------------------------------------------------------------------------- */
 
@@ -154,6 +160,8 @@ struct mh_controller {
     mh__list order, history;
     size_t history_count, record_count, record_bytes, tasks_live, unassigned_count;
     struct mh__outcomes *outcomes;
+    mh__job *spare_jobs;
+    size_t spare_count;
 
     /* durable.c */
     mh__journal *journal; /* NULL: nothing is written down */
@@ -255,7 +263,19 @@ enum { MH__OUTPUT_MAX = 1 << 20 }; /* bytes of one kind of output kept for a rec
 
 /* A record of a request, whose parcel it takes. errors: EXISTS the id is known; NO_MEMORY. */
 mh_err mh__job_create(mh_controller *c, mh__job **out, mh__parcel *request, size_t at, mh_bytes msg_id, bool is_task);
+/* The same of a task in brief, which it takes. */
+mh_err mh__job_create_brief(mh_controller *c, mh__job **out, mh__fast_task *t, size_t bytes, mh_bytes msg_id);
 mh__job *mh__job_find(const mh_controller *c, mh_bytes msg_id);
+/* Make messages of what is there only in brief. False: no memory (the loop ends). Before anything else looks into request or result of a task. */
+bool mh__job_see(mh_controller *c, mh__job *r);
+/* Whether it has a result, or had one that was not the last word. */
+static inline bool mh__job_has_result(const mh__job *r)
+{
+    return r->brief_result || (r->result.parcel && mh__parcel_count(r->result.parcel) > 0);
+}
+void mh__job_forget_result(mh_controller *c, mh__job *r); /* of an attempt that failed */
+/* Keep a result in brief, which it takes. */
+void mh__job_keep_brief(mh_controller *c, mh__job *r, mh__fast_task *t, size_t bytes);
 void mh__job_drop(mh_controller *c, mh__job *r);
 /* It has ended; its result, if any, was kept before. Writes that down, and moves it to the history, which forgets its oldest. */
 void mh__job_end(mh_controller *c, mh__job *r, mh_sched_outcome outcome);
@@ -264,7 +284,7 @@ void mh__job_answer(mh_controller *c, mh__job *r, mh_sched_outcome outcome);
 /* One that had ended before this controller began. */
 void mh__job_end_again(mh_controller *c, mh__job *r, mh_sched_outcome outcome, int64_t received_ns);
 /* The message with its result for its client, into c->out; false: it has no client, or no result. */
-bool mh__job_build_answer(mh_controller *c, const mh__job *r);
+bool mh__job_build_answer(mh_controller *c, mh__job *r);
 mh_err mh__job_keep_result(mh_controller *c, mh__job *r, mh__parcel *result, size_t at);
 /* Keep an error of our own as its result, as an apply_reply or execute_reply. */
 void mh__job_keep_error(mh_controller *c, mh__job *r, const mh__built *b, const mh__engine *e);
@@ -331,6 +351,10 @@ void mh__tasks_on_request(mh__socket *s, mh__parcel *p, void *ctx);
 void mh__tasks_on_result(mh__socket *s, mh__parcel *p, void *ctx);
 /* A request of a client's that was admitted. p is taken. */
 void mh__tasks_take_request(mh_controller *c, mh__parcel *p, const mh__incoming *in);
+/* A request in brief, of `client`; true: it is taken. Else it has to be taken as a message. */
+bool mh__tasks_take_brief(mh_controller *c, const mh__fast_task *t, mh_bytes client, mh_bytes user);
+/* A result in brief of r, whose engine is e. */
+void mh__tasks_take_brief_result(mh_controller *c, mh__job *r, mh__engine *e, const mh__fast_task *t);
 /* A result that was admitted; duration_ns 0: not known. p is taken. */
 void mh__tasks_take_result(mh_controller *c, mh__parcel *p, const mh__incoming *in, int64_t duration_ns);
 /* An engine gave a task back, or says that it can't. */
@@ -364,6 +388,11 @@ mh_err mh__fast_open(mh_controller *c);
 void mh__fast_close(mh_controller *c);
 /* Whether the peer that p is for has a fast lane and p fits into it: then it is sent, and p empty. */
 bool mh__fast_send(mh_controller *c, mh__channel channel, mh__parcel *p);
+/* Send a task in brief to its engine, and its result in brief to its client; false: as a message, then. */
+bool mh__fast_assign(mh_controller *c, mh__job *r, mh__engine *e);
+bool mh__fast_answer(mh_controller *c, const mh__job *r);
+/* Its answer is not waited for any more. */
+void mh__fast_let_go(mh_controller *c, mh__job *r);
 /* Messages that came by a fast lane bear no signature: give p one before it goes to a stock peer. errors: NO_MEMORY. */
 mh_err mh__fast_sign(mh_controller *c, mh__parcel *p);
 /* Ask an engine for a task back; false: it can't be asked. */
@@ -387,8 +416,8 @@ void mh__broadcast_engine_gone(mh_controller *c, mh__engine *e);
 void mh__broadcasts_fini(mh_controller *c);
 void mh__hub_on_query(mh__socket *s, mh__parcel *p, void *ctx);
 /* Whether a record is one that the query (a JSON object, Mongo's operators) means. errors: INVALID names the operator. */
-mh_err mh__query_match(const mh_controller *c, const mh__job *r, mh__json query, bool *match);
+mh_err mh__query_match(mh_controller *c, mh__job *r, mh__json query, bool *match);
 /* A field of a record as JSON, in `scratch` where it is not there as such. errors: NO_MEMORY; NOT_FOUND no such field. */
-mh_err mh__query_field(const mh_controller *c, const mh__job *r, const char *name, mh_buf *scratch, mh__json *out);
+mh_err mh__query_field(mh_controller *c, mh__job *r, const char *name, mh_buf *scratch, mh__json *out);
 
 #endif

@@ -115,7 +115,7 @@ static void put_noise(mh_controller *c, mh__job *r)
 
 void mh__durable_result(mh_controller *c, mh__job *r, mh_sched_outcome how)
 {
-    if (!c->journal)
+    if (!c->journal || !mh__job_see(c, r))
         return;
     bool is_held = mh__outbox_is_held(c, r->is_task ? MH__CH_TASK_IN : MH__CH_MUX_IN, mh__parcel_frames(r->request.parcel)[0]);
     put(c, &(mh__entry){.kind = MH__ENTRY_RESULT, .seq = r->seq, .order = ++c->last_order, .time_ns = r->received_ns, .how = how,
@@ -364,8 +364,8 @@ void mh__durable_on_subscription(mh__socket *s, mh__parcel *p, void *ctx)
     if (*is_new != 1 || !c->resent_until || mh_now() > c->resent_until)
         return;
     for (mh__list *node = c->history.prev; node != &c->history; node = node->prev) {
-        const mh__job *r = mh__list_entry(node, mh__job, place);
-        if (r->is_resent)
+        mh__job *r = mh__list_entry(node, mh__job, place);
+        if (r->is_resent && mh__job_see(c, r))
             publish_idle(c, r);
     }
 }

@@ -441,12 +441,19 @@ mh_err mh_engine_run(mh_engine *e)
     if (!err)
         mh__alarm_set(e->loop, &e->register_alarm, mh_deadline_in(READY_NS));
     while (!err && !e->must_stop) {
-        err = mh__loop_wait(e->loop, MH_FOREVER);
+        mh_deadline until = mh__executor_settle(e->executor, false);
+        mh__at_engine_fast_flush(e);
+        if (until != MH_NOW && e->running && !e->ahead_count) { /* what there was to say is said */
+            until = mh__executor_settle(e->executor, true);
+            mh__at_engine_fast_flush(e);
+        }
+        err = mh__loop_wait(e->loop, until);
         if (err == MH_ERR_INTERRUPTED || err == MH_ERR_TIMEOUT)
             err = MH_OK;
+        mh__executor_wake(e->executor);
         mh__loop_dispatch(e->loop);
-        mh__at_engine_fast_flush(e);
     }
+    mh__at_engine_fast_flush(e);
     say_goodbye(e);
     if (e->signals >= 0)
         mh__loop_remove_fd(e->loop, e->signals);

@@ -22,7 +22,7 @@ static void on_end(mh__lane *l, const char *why, void *ctx)
 
 static void say_hello(mh_engine *e)
 {
-    if (mh__lane_add(e->lane, &(mh__fast_record){.kind = MH__FAST_HELLO, .flags = MH__FAST_ENGINE, .ident_count = 1, .parts = {mh__text(e->uuid)}}) == MH_OK)
+    if (mh__lane_add(e->lane, &(mh__fast_record){.kind = MH__FAST_HELLO, .flags = MH__FAST_ENGINE | MH__FAST_BRIEF, .ident_count = 1, .parts = {mh__text(e->uuid)}}) == MH_OK)
         (void)mh__lane_flush(e->lane);
 }
 
@@ -46,6 +46,15 @@ static void take_request(mh_engine *e, const mh__fast_record *r)
         mh__at_engine_take_fast(e, p, r->flags & MH__FAST_QUIET);
 }
 
+static void take_brief(mh_engine *e, const mh__fast_record *r)
+{
+    mh__fast_task t;
+    if (mh__fast_task_read(r, &t) || !t.who.size || !t.user.size)
+        e->dropped++;
+    else
+        mh__at_engine_take_brief(e, &t);
+}
+
 static void take_revoke(mh_engine *e, const mh__fast_record *r)
 {
     mh__fast_record answer = {.kind = MH__FAST_REVOKED, .ident_count = 1, .parts = {r->parts[0]}};
@@ -64,6 +73,7 @@ static void on_record(mh__lane *l, const mh__fast_record *r, void *ctx)
     case MH__FAST_GREETING: say_hello(e); break;
     case MH__FAST_WELCOME: e->is_lane_welcome = true; break;
     case MH__FAST_REQUEST: take_request(e, r); break;
+    case MH__FAST_TASK: take_brief(e, r); break;
     case MH__FAST_REVOKE: take_revoke(e, r); break;
     default: e->dropped++; break;
     }

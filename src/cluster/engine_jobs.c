@@ -13,8 +13,10 @@
 
 static void free_job(mh__waiting_request **job)
 {
-    if (*job)
+    if (*job) {
         mh__parcel_destroy(&(*job)->parcel);
+        mh__free((*job)->brief);
+    }
     mh__free(*job);
     *job = NULL;
 }
@@ -78,10 +80,59 @@ static mh_err make_job(mh_engine *e, mh__socket *s, mh__parcel *p, mh__waiting_r
         return err;
     }
     job->kind = kind_of(job->header.msg_type);
+    job->bytes = mh__parcel_bytes(job->parcel);
     job->from = s ? s : e->shell;
     job->is_fast = !s;
     *out = job;
     return MH_OK;
+}
+
+static void write_token(uint64_t token, char *to)
+{
+    for (int i = 0; i < 16; i++)
+        to[i] = "0123456789abcdef"[token >> (60 - 4 * i) & 15];
+}
+
+static mh_err make_brief_job(mh_engine *e, const mh__fast_task *t, mh__waiting_request **out)
+{
+    mh__waiting_request *job = mh__calloc(1, sizeof *job);
+    if (!job || !(job->brief = mh__brief_copy(t, &job->bytes))) {
+        mh__free(job);
+        return MH_ERR_NO_MEMORY;
+    }
+    bool is_call = t->flags & MH__FAST_CALL;
+    size_t id = mh__brief_id(job->brief->who, t->number, job->text);
+    write_token(t->token, job->text + id);
+    job->idents[0] = MH__TEXT("task_out");
+    job->idents[1] = job->brief->who;
+    job->idents[2] = (mh_bytes){job->text + id, 16};
+    job->message = (mh__message){.idents = job->idents, .ident_count = 3, .buffers = job->brief->buffers, .buffer_count = job->brief->buffer_count};
+    job->header = (mh__header){.msg_id = {job->text, id}, .msg_type = is_call ? MH__TEXT("call_request") : MH__TEXT("apply_request"),
+                               .session = job->brief->who, .username = job->brief->user};
+    job->kind = is_call ? MH__REQUEST_CALL : MH__REQUEST_APPLY;
+    job->from = e->shell;
+    job->is_fast = true;
+    job->is_quiet = is_call && (t->flags & MH__FAST_QUIET);
+    *out = job;
+    return MH_OK;
+}
+
+mh_err mh__at_engine_see(mh__waiting_request *job)
+{
+    mh__parcel *p = NULL;
+    if (job->parcel || !job->brief)
+        return MH_OK;
+    mh_err err = mh__parcel_create(&p);
+    for (size_t i = 0; i < 3 && !err; i++)
+        err = mh__parcel_add(p, job->idents[i]);
+    if (!err)
+        err = mh__brief_add_request(p, job->brief, job->brief->who, job->brief->user);
+    if (!err)
+        err = mh__message_split(mh__parcel_frames(p), mh__parcel_count(p), &job->message);
+    if (err)
+        mh__parcel_destroy(&p);
+    job->parcel = p;
+    return err;
 }
 
 /* In its turn, or ahead of everything that waits. */
@@ -92,14 +143,14 @@ static void enqueue(mh_engine *e, mh__waiting_request *job, bool is_first)
     else
         mh__list_push_back(&e->queue, &job->link);
     e->queue_count++;
-    e->queue_bytes += mh__parcel_bytes(job->parcel);
+    e->queue_bytes += job->bytes;
 }
 
 static void dequeue(mh_engine *e, mh__waiting_request *job)
 {
     mh__list_remove(&job->link);
     e->queue_count--;
-    e->queue_bytes -= mh__parcel_bytes(job->parcel);
+    e->queue_bytes -= job->bytes;
 }
 
 /* What waits here is bounded; the rest waits where it came from. */
@@ -230,12 +281,21 @@ static mh_err start_job(mh_engine *e, mh__waiting_request *job)
     } else {
         e->running = job;
     }
-    if (!job->is_quiet)
+    if (!job->is_quiet) {
+        mh_err err = mh__at_engine_see(job);
+        if (err)
+            return err;
         remember_header(e, job->message.header);
+    }
     publish_status(e, job, "busy");
-    return mh__executor_run(e->executor, &(mh__request){.kind = job->kind, .type = job->header.msg_type, .msg_id = job->header.msg_id,
-                                                        .content = job->message.content, .buffers = job->message.buffers,
-                                                        .buffer_count = job->message.buffer_count});
+    char content[MH__BRIEF_CONTENT_SIZE];
+    mh__request r = {.kind = job->kind, .type = job->header.msg_type, .msg_id = job->header.msg_id, .content = job->message.content,
+                     .buffers = job->message.buffers, .buffer_count = job->message.buffer_count};
+    if (job->brief && job->kind == MH__REQUEST_CALL) {
+        r.function = job->brief->what;
+        r.content = (mh_bytes){content, mh__brief_content(r.function, content)};
+    }
+    return mh__executor_run(e->executor, &r);
 }
 
 void mh__at_engine_next(mh_engine *e)
@@ -288,6 +348,21 @@ void mh__at_engine_take_fast(mh_engine *e, mh__parcel *p, bool is_quiet)
         return;
     }
     job->is_quiet = is_quiet && job->kind == MH__REQUEST_CALL;
+    if (e->aborted_count && take_aborted(e, job->header.msg_id)) {
+        abort_job(e, job);
+        return;
+    }
+    enqueue(e, job, false);
+    mh__at_engine_next(e);
+}
+
+void mh__at_engine_take_brief(mh_engine *e, const mh__fast_task *t)
+{
+    mh__waiting_request *job = NULL;
+    if (make_brief_job(e, t, &job)) {
+        mh__at_engine_end(e, MH_ERR_NO_MEMORY);
+        return;
+    }
     if (e->aborted_count && take_aborted(e, job->header.msg_id)) {
         abort_job(e, job);
         return;
@@ -369,6 +444,8 @@ static void on_answer(void *ctx, const mh__answer *a)
 static void on_output(void *ctx, const mh__output *o)
 {
     mh_engine *e = ctx;
+    if (e->running && mh__at_engine_see(e->running))
+        return; /* no memory for its header */
     mh_bytes parent = e->running ? e->running->message.header : (mh_bytes){0};
     if (!e->running && e->last_header)
         parent = (mh_bytes){mh_buf_data(e->last_header), mh_buf_size(e->last_header)};

@@ -297,17 +297,54 @@ static mh_err reply_fast(mh_engine *e, const mh__waiting_request *job, const mh_
     return mh__lane_add(e->lane, &r);
 }
 
-void mh__at_engine_reply(mh_engine *e, const mh__waiting_request *job, const mh__answer *a)
+/* In brief, as the request came. */
+static mh_err reply_brief(mh_engine *e, const mh__waiting_request *job, const mh__answer *a, mh_buf *content)
+{
+    static const char *const keys[] = {"status"};
+    static _Thread_local mh__fast_record r;
+    uint8_t head[MH__FAST_TASK_HEAD];
+    mh__json status;
+    int64_t now = mh_now();
+    if (!e->is_lane_welcome)
+        return MH_ERR_TOO_LARGE;
+    mh_bytes said = mh__brief_said(a->content);
+    mh_err err = MH_OK;
+    if (said.size && !(err = mh__json_pick(said, keys, 1, &status))) {
+        err = write_content(e, job, said, status, content);
+        said = (mh_bytes){mh_buf_data(content), mh_buf_size(content)};
+    }
+    if (err)
+        return err;
+    int64_t wall = mh__os_wall_ns();
+    mh__fast_task t = {
+        .is_reply = true,
+        .flags = (uint8_t)((job->brief->flags & MH__FAST_CALL) | (a->is_met ? 0 : MH__FAST_NOT_MET)),
+        .number = job->brief->number,
+        .ref = job->brief->ref,
+        .token = job->brief->token,
+        .date_ns = wall,
+        .started_ns = job->started_ns ? job->started_ns : wall,
+        .duration_ns = job->given_ns ? now - MH__MAX(job->given_ns, e->answered_ns) : 0, /* it was given while another ran */
+        .what = said,
+        .buffers = a->buffers,
+        .buffer_count = a->buffer_count,
+    };
+    return mh__fast_task_record(&t, head, &r) ? mh__lane_add(e->lane, &r) : MH_ERR_TOO_LARGE;
+}
+
+void mh__at_engine_reply(mh_engine *e, mh__waiting_request *job, const mh__answer *a)
 {
     if (job->is_fast) {
         (void)!mh_buf_resize(e->texts[0], 0);
         (void)!mh_buf_resize(e->texts[1], 0);
-        if (reply_fast(e, job, a, e->texts[0], e->texts[1]) == MH_OK)
+        if (job->brief ? !reply_brief(e, job, a, e->texts[0]) : !reply_fast(e, job, a, e->texts[0], e->texts[1]))
             return;
     }
     mh__parcel *p = NULL;
     mh_buf *content = NULL, *metadata = NULL;
-    mh_err err = mh__parcel_create(&p);
+    mh_err err = mh__at_engine_see(job);
+    if (!err)
+        err = mh__parcel_create(&p);
     if (!err)
         err = mh_buf_create(&content, 0);
     if (!err)

@@ -3,6 +3,7 @@
 #define MH_CLUSTER_ENGINE_STATE_H
 
 #include "base/list.h"
+#include "cluster/brief.h"
 #include "cluster/executor.h"
 #include "manyhands/engine.h"
 #include "net/lane.h"
@@ -28,6 +29,11 @@ typedef struct mh__waiting_request {
     int64_t started_ns; /* wall clock; 0: it waits */
     int64_t given_ns;   /* when the executor got it, by the monotonic clock */
     bool is_fast, is_quiet; /* came by the fast lane; nobody wants to hear when it begins and ends */
+    size_t bytes;
+    mh__fast_task *brief;   /* it came in brief. Then parcel is NULL, and of the message there are only identities, buffers and ids, until
+                             * mh__at_engine_see */
+    mh_bytes idents[3];     /* as a message has them: channel, client, token */
+    char text[MH__BRIEF_ID_SIZE + 16]; /* id and token */
 } mh__waiting_request;
 
 typedef struct mh__aborted_id {
@@ -111,6 +117,10 @@ void mh__at_engine_drop_jobs(mh_engine *e);
 
 /* A request that came by the fast lane. p is taken. */
 void mh__at_engine_take_fast(mh_engine *e, mh__parcel *p, bool is_quiet);
+/* The same in brief. */
+void mh__at_engine_take_brief(mh_engine *e, const mh__fast_task *t);
+/* The message of a request that came in brief. errors: NO_MEMORY. */
+mh_err mh__at_engine_see(mh__waiting_request *job);
 /* The controller wants this request back: whether it was waiting, and is gone now. */
 bool mh__at_engine_give_back(mh_engine *e, mh_bytes msg_id);
 
@@ -130,7 +140,7 @@ void mh__at_engine_fast_stop(mh_engine *e);
 /* ---- engine_reply.c -------------------------------------------------------------------------- */
 
 /* Answer a job with this content; buffers may be lent by hold (borrowed). Its parcel keeps the identities. */
-void mh__at_engine_reply(mh_engine *e, const mh__waiting_request *job, const mh__answer *a);
+void mh__at_engine_reply(mh_engine *e, mh__waiting_request *job, const mh__answer *a);
 /* The same on the control channel, with a content of its own. */
 void mh__at_engine_reply_control(mh_engine *e, mh__socket *s, const mh__parcel *p, const mh__message *m, const char *type, mh_bytes content);
 /* Publish output of the request whose header is `parent`. */

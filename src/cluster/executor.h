@@ -24,6 +24,7 @@ typedef enum mh__request_kind {
 typedef struct mh__request {
     mh__request_kind kind;
     mh_bytes type, msg_id, content; /* content: a JSON object */
+    mh_bytes function;              /* what content calls, where that is known already; else empty */
     const mh_bytes *buffers;
     size_t buffer_count;
 } mh__request;
@@ -69,6 +70,8 @@ typedef struct mh__executor_kind {
     mh_err (*signal)(mh__executor *e, int number);
     void (*destroy)(mh__executor *e);
     size_t (*window)(mh__executor *e); /* NULL: 1 */
+    mh_deadline (*settle)(mh__executor *e, bool may_spin); /* both or neither */
+    void (*wake)(mh__executor *e);
 } mh__executor_kind;
 
 struct mh__executor {
@@ -91,6 +94,15 @@ static inline mh_err mh__executor_run(mh__executor *e, const mh__request *r) { r
 static inline mh_err mh__executor_signal(mh__executor *e, int number) { return e->kind->signal(e, number); }
 /* How many requests it takes before it has answered the first; it answers them in order. */
 static inline size_t mh__executor_window(mh__executor *e) { return e->kind->window ? e->kind->window(e) : 1; }
+/* Before the loop sleeps: give the answers that are there. When it is to look again at the latest. may_spin: there is nothing else to do, and answers may be waited for
+ * as long as that is cheaper than to sleep. */
+static inline mh_deadline mh__executor_settle(mh__executor *e, bool may_spin) { return e->kind->settle ? e->kind->settle(e, may_spin) : MH_FOREVER; }
+/* After it. */
+static inline void mh__executor_wake(mh__executor *e)
+{
+    if (e->kind->wake)
+        e->kind->wake(e);
+}
 /* Kill it and free everything. Accepts NULL. */
 static inline void mh__executor_destroy(mh__executor **e)
 {

@@ -2,6 +2,9 @@
  * become the messages that the stock lane carries, and the other way round, at the edge of the controller: behind it nobody knows by which lane a message came or
  * goes. So scheduling, history, dependencies and what is written down are the same, and every pair of lanes fits.
  *
+ * Requests that came in brief, without the text of a message, stay so (job->brief) until somebody asks for the message: an engine or a client by the stock lane, a
+ * query, the task log. Engines answer them by a slot and the token of the attempt.
+ *
  * What does not fit into the lane (large, or many buffers), or comes when there is no room in it, goes by the stock lane, which every peer has too. */
 #include "cluster/controller_state.h"
 
@@ -33,10 +36,17 @@ typedef struct mh__fast_peer {
     mh__lane *lane;
     mh__name name;       /* clients: in fast->clients */
     mh__engine *engine;  /* engines */
-    bool is_client, is_dirty;
+    bool is_client, is_dirty, is_brief; /* is_brief: it understands TASK and DONE */
     mh__list dirty;
     char identity[MH__WIRE_ID_MAX + 1];
+    char user[MH__FAST_USER_MAX + 1];
 } mh__fast_peer;
+
+/* By which an engine names a task in its answer. */
+typedef struct slot {
+    mh__job *job; /* NULL: free */
+    uint32_t next_free;
+} slot;
 
 typedef struct mh__fast {
     int listener;
@@ -45,6 +55,8 @@ typedef struct mh__fast {
     mh__names clients;
     mh__parcel *in; /* what a record becomes */
     mh__alarm orphans;
+    slot *slots; /* the first is not used */
+    uint32_t slot_count, slot_capacity, first_free;
 } mh__fast;
 
 /* ---- peers ----------------------------------------------------------------------------------- */
@@ -131,9 +143,22 @@ static void note_duration(mh_controller *c, mh__engine *e, int64_t ns)
         set_capacity(c, e, capacity);
 }
 
-static void welcome(mh__fast_peer *p)
+/* Of a client the user's name belongs to what it says in brief. */
+static void agree_on_brief(mh__fast_peer *p, const mh__fast_record *r)
 {
-    p->is_dirty = mh__lane_add(p->lane, &(mh__fast_record){.kind = MH__FAST_WELCOME}) == MH_OK;
+    mh_bytes user = r->frame_count ? r->parts[r->ident_count] : (mh_bytes){"", 0};
+    p->is_brief = r->flags & MH__FAST_BRIEF;
+    if (p->engine)
+        return;
+    p->is_brief &= mh__fast_is_plain(user, MH__FAST_USER_MAX) && mh__fast_is_plain(p->name.key, MH__FAST_CLIENT_MAX);
+    if (p->is_brief)
+        snprintf(p->user, sizeof p->user, "%.*s", (int)user.size, (const char *)user.data);
+}
+
+static void welcome(mh__fast_peer *p, const mh__fast_record *r)
+{
+    agree_on_brief(p, r);
+    p->is_dirty = mh__lane_add(p->lane, &(mh__fast_record){.kind = MH__FAST_WELCOME, .flags = p->is_brief ? MH__FAST_BRIEF : 0}) == MH_OK;
     (void)mh__lane_flush(p->lane);
 }
 
@@ -160,7 +185,7 @@ static void take_hello(mh__fast_peer *p, const mh__fast_record *r)
             return;
         p->is_client = true;
     }
-    welcome(p);
+    welcome(p, r);
 }
 
 /* ---- records become messages ----------------------------------------------------------------- */
@@ -226,6 +251,84 @@ static void take_reply(mh__fast_peer *p, const mh__fast_record *r)
     note_duration(c, p->engine, r->duration_ns);
 }
 
+/* ---- in brief -------------------------------------------------------------------------------- */
+
+static mh_err give_slot(mh__fast *f, mh__job *job)
+{
+    uint32_t i = f->first_free;
+    if (i) {
+        f->first_free = f->slots[i].next_free;
+    } else {
+        if (f->slot_count == f->slot_capacity) {
+            uint32_t capacity = f->slot_capacity ? 2 * f->slot_capacity : 256;
+            slot *slots = mh__realloc(f->slots, capacity * sizeof *slots);
+            if (!slots)
+                return MH_ERR_NO_MEMORY;
+            f->slots = slots;
+            f->slot_capacity = capacity;
+        }
+        f->slot_count += !f->slot_count;
+        i = f->slot_count++;
+    }
+    f->slots[i] = (slot){.job = job};
+    job->slot = i;
+    return MH_OK;
+}
+
+void mh__fast_let_go(mh_controller *c, mh__job *r)
+{
+    if (!r->slot || !c->fast)
+        return;
+    c->fast->slots[r->slot] = (slot){.next_free = c->fast->first_free};
+    c->fast->first_free = r->slot;
+    r->slot = 0;
+}
+
+static void take_brief(mh__fast_peer *p, const mh__fast_record *r)
+{
+    mh_controller *c = p->controller;
+    mh__parcel *in = c->fast->in;
+    mh__incoming incoming;
+    mh__fast_task t;
+    if (!p->is_client || !p->is_brief || mh__fast_task_read(r, &t)) {
+        c->stats.refused++;
+        return;
+    }
+    if (mh__tasks_take_brief(c, &t, p->name.key, mh__text(p->user)))
+        return;
+    mh__parcel_clear(in);
+    mh_err err = mh__parcel_add(in, p->name.key);
+    if (!err)
+        err = mh__brief_add_request(in, &t, p->name.key, mh__text(p->user));
+    if (err == MH_ERR_NO_MEMORY)
+        mh__controller_fail(c, err);
+    else if (!err && mh__controller_admit_fast(c, in, &incoming))
+        mh__tasks_take_request(c, in, &incoming);
+}
+
+static void take_done(mh__fast_peer *p, const mh__fast_record *r)
+{
+    mh_controller *c = p->controller;
+    mh__fast *f = c->fast;
+    mh__fast_task t;
+    if (!p->engine || mh__fast_task_read(r, &t)) {
+        c->stats.refused++;
+        return;
+    }
+    mh__job *job = t.ref < f->slot_count ? f->slots[t.ref].job : NULL;
+    if (job && job->token == t.token && job->engine == p->engine && !job->is_ended) {
+        t.who = t.user = (mh_bytes){"", 0};
+        t.number = job->brief->number;
+        t.flags = (uint8_t)((t.flags & ~MH__FAST_CALL) | (job->brief->flags & MH__FAST_CALL));
+        mh__tasks_take_brief_result(c, job, p->engine, &t);
+    } else {
+        mh__log(c, MH_LOG_INFO, "a late or unknown result was dropped");
+        c->stats.dropped++;
+        c->stats.late++;
+    }
+    note_duration(c, p->engine, t.duration_ns);
+}
+
 static void take_revoked(mh__fast_peer *p, const mh__fast_record *r)
 {
     mh__job *job = p->engine && r->ident_count == 1 ? mh__job_find(p->controller, r->parts[0]) : NULL;
@@ -242,6 +345,8 @@ static void on_record(mh__lane *l, const mh__fast_record *r, void *ctx)
     case MH__FAST_REQUEST: take_request(p, r); break;
     case MH__FAST_REPLY: take_reply(p, r); break;
     case MH__FAST_REVOKED: take_revoked(p, r); break;
+    case MH__FAST_TASK: take_brief(p, r); break;
+    case MH__FAST_DONE: take_done(p, r); break;
     default: p->controller->stats.refused++; break;
     }
 }
@@ -281,6 +386,39 @@ static void begin_to_use(mh_controller *c, mh__engine *e)
     e->task_ns = 0;
     (void)!mh_sched_worker_keep(c->sched, e->worker, false);
     set_capacity(c, e, TASKS_FIRST);
+}
+
+static bool put_brief(mh__fast_peer *p, const mh__fast_task *t)
+{
+    static _Thread_local mh__fast_record r;
+    uint8_t head[MH__FAST_TASK_HEAD];
+    return mh__fast_task_record(t, head, &r) && put(p, &r);
+}
+
+bool mh__fast_assign(mh_controller *c, mh__job *r, mh__engine *e)
+{
+    if (!e->fast || !e->fast->is_brief || may_overtake(e) || (!r->slot && give_slot(c->fast, r)))
+        return false;
+    mh__fast_task t = *r->brief;
+    t.ref = r->slot;
+    t.token = r->token;
+    t.flags |= MH__FAST_QUIET;
+    if (!put_brief(e->fast, &t))
+        return false;
+    r->was_sent = true;
+    if (!e->lost_fast)
+        begin_to_use(c, e);
+    return true;
+}
+
+bool mh__fast_answer(mh_controller *c, const mh__job *r)
+{
+    mh__fast_peer *p = c->fast && r->brief && r->is_plain ? find_client(c, r->brief->who) : NULL;
+    if (!p || !p->is_brief)
+        return false;
+    mh__fast_task t = *r->brief_result;
+    t.who = mh__text(r->engine_uuid);
+    return t.who.size <= MH__FAST_CLIENT_MAX && put_brief(p, &t);
 }
 
 bool mh__fast_send(mh_controller *c, mh__channel channel, mh__parcel *parcel)
@@ -428,6 +566,7 @@ void mh__fast_close(mh_controller *c)
         (void)!mh__os_file_unlink(c->engine_file.fast);
     }
     mh__parcel_destroy(&f->in);
+    mh__free(f->slots);
     mh__names_fini(&f->clients);
     mh__free(f);
     c->fast = NULL;

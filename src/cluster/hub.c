@@ -260,7 +260,7 @@ static mh_err take_ids(mh__json list, mh_bytes **out, size_t *count)
     return MH_OK;
 }
 
-static mh_err add_field(mh_controller *c, mh__json_out *o, const mh__job *r, const char *field)
+static mh_err add_field(mh_controller *c, mh__json_out *o, mh__job *r, const char *field)
 {
     mh__json v;
     mh_err err = mh__query_field(c, r, field, c->text2, &v);
@@ -271,7 +271,7 @@ static mh_err add_field(mh_controller *c, mh__json_out *o, const mh__job *r, con
     return err;
 }
 
-static void add_result(mh_controller *c, mh__json_out *o, const mh__job *r)
+static void add_result(mh_controller *c, mh__json_out *o, mh__job *r)
 {
     static const char *const fields[] = {"header", "metadata", "result_metadata", "result_header", "result_content", "received"};
     static const char *const output[] = {"execute_input", "execute_result", "error", "stdout", "stderr"};
@@ -317,8 +317,8 @@ static void answer_result(mh_controller *c, const mh__incoming *in)
             mh__json_close(&o, ']');
         }
         for (size_t i = 0; i < count && !status_only; i++) {
-            const mh__job *r = mh__job_find(c, ids[i]);
-            if (!r->is_ended)
+            mh__job *r = mh__job_find(c, ids[i]);
+            if (!r->is_ended || !mh__job_see(c, r))
                 continue;
             add_result(c, &o, r);
             if (r->result.parcel)
@@ -349,7 +349,7 @@ static const char *const all_fields[] = {
     "stderr", "label",
 };
 
-static mh_err add_wanted(mh_controller *c, mh__json_out *o, const mh__job *r, mh__json keys)
+static mh_err add_wanted(mh_controller *c, mh__json_out *o, mh__job *r, mh__json keys)
 {
     mh_err err = MH_OK;
     mh__json_open(o, '{');
@@ -424,7 +424,10 @@ static mh_err answer_found(mh_controller *c, const mh__incoming *in, mh__json ke
     mh__json_key(&o, "records");
     mh__json_open(&o, '[');
     for (size_t i = 0; i < count && !err; i++) {
-        err = add_wanted(c, &o, found[i], keys);
+        if ((requests || results) && !mh__job_see(c, found[i]))
+            err = MH_ERR_NO_MEMORY;
+        else
+            err = add_wanted(c, &o, found[i], keys);
         if (requests)
             attached[attached_count++].of = &found[i]->request;
         if (results && found[i]->result.parcel)
@@ -547,6 +550,8 @@ static mh_err resubmit(mh_controller *c, mh__job *r, char id[RESUBMIT_ID])
 {
     mh_buf *header = NULL;
     mh__parcel *p = NULL;
+    if (!mh__job_see(c, r))
+        return MH_ERR_NO_MEMORY;
     mh_bytes old = mh__kept_header(&r->request), none = MH__TEXT("{}");
     snprintf(id, RESUBMIT_ID, "%s_%llu", c->session.id, (unsigned long long)c->session.count++);
     mh_err err = mh_buf_create(&header, 0);

@@ -10,6 +10,8 @@
 #include <string.h>
 
 enum {
+    ID_USUAL = 64,          /* bytes of an id, with its end, for which a blank record has room */
+    SPARE_MAX = 1024,
     RECORD_BYTES = 2048,    /* about what the books for one take */
     OUTCOMES = 1 << 15,     /* ended tasks of which at least the outcome is known, for those that depend on them */
 };
@@ -68,46 +70,184 @@ mh_sched_outcome mh__job_outcome(const mh_controller *c, mh_bytes msg_id, mh_sch
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-mh_err mh__job_create(mh_controller *c, mh__job **out, mh__parcel *request, size_t at, mh_bytes msg_id, bool is_task)
+/* Records come and go by the hundred thousand a second: some are kept for the next. */
+static mh__job *take_blank(mh_controller *c, size_t id_size)
 {
-    if (mh__names_find(&c->by_id, msg_id))
-        return mh__fail(MH_ERR_EXISTS, "message %.*s is known already", (int)msg_id.size, (const char *)msg_id.data);
-    mh__job *r = mh__calloc(1, sizeof *r + msg_id.size + 1);
+    mh__job *r = id_size < ID_USUAL ? c->spare_jobs : NULL;
+    if (!r)
+        return mh__calloc(1, sizeof *r + MH__MAX(id_size + 1, (size_t)ID_USUAL));
+    c->spare_jobs = r->next_spare;
+    c->spare_count--;
+    memset(r, 0, sizeof *r);
+    return r;
+}
+
+static void give_blank(mh_controller *c, mh__job *r)
+{
+    if (r->name.key.size >= ID_USUAL || c->spare_count >= SPARE_MAX) {
+        mh__free(r);
+        return;
+    }
+    r->next_spare = c->spare_jobs;
+    c->spare_jobs = r;
+    c->spare_count++;
+}
+
+static mh_err make(mh_controller *c, mh__job **out, mh_bytes msg_id, bool is_task)
+{
+    mh__job *r = take_blank(c, msg_id.size);
     if (!r)
         return MH_ERR_NO_MEMORY;
     memcpy(r->id, msg_id.data, msg_id.size);
     r->name.key = (mh_bytes){r->id, msg_id.size};
-    mh_err err = mh__parcel_create(&r->request.parcel);
-    if (!err)
-        err = mh__names_add(&c->by_id, &r->name);
+    mh_err err = mh__names_add_new(&c->by_id, &r->name);
     if (err) {
-        mh__parcel_destroy(&r->request.parcel);
-        mh__free(r);
+        give_blank(c, r);
+        return err == MH_ERR_EXISTS ? mh__fail(err, "message %.*s is known already", (int)msg_id.size, (const char *)msg_id.data) : err;
+    }
+    r->is_task = is_task;
+    mh__list_init(&r->place);
+    mh__list_init(&r->noisy);
+    *out = r;
+    return MH_OK;
+}
+
+static void unmake(mh_controller *c, mh__job *r)
+{
+    mh__names_remove(&c->by_id, &r->name);
+    mh__parcel_destroy(&r->request.parcel);
+    mh__parcel_destroy(&r->result.parcel);
+    mh__free(r->brief);
+    mh__free(r->brief_result);
+    give_blank(c, r);
+}
+
+static void enter(mh_controller *c, mh__job *r, size_t bytes)
+{
+    mh__list_push_back(&c->order, &r->order);
+    r->bytes += RECORD_BYTES + bytes;
+    c->record_bytes += RECORD_BYTES + bytes;
+    c->record_count++;
+    c->tasks_live++;
+    if (r->is_task) {
+        r->is_unassigned = true;
+        c->unassigned_count++;
+    }
+}
+
+mh_err mh__job_create(mh_controller *c, mh__job **out, mh__parcel *request, size_t at, mh_bytes msg_id, bool is_task)
+{
+    mh__job *r;
+    mh_err err = make(c, &r, msg_id, is_task);
+    if (err)
+        return err;
+    err = mh__parcel_create(&r->request.parcel);
+    if (err) {
+        unmake(c, r);
         return err;
     }
     mh__parcel_move(r->request.parcel, request);
     r->request.at = at;
-    r->is_task = is_task;
-    mh__list_init(&r->place);
-    mh__list_init(&r->noisy);
     if ((err = mh__durable_request(c, r))) {
         mh__parcel_move(request, r->request.parcel);
-        mh__names_remove(&c->by_id, &r->name);
-        mh__parcel_destroy(&r->request.parcel);
-        mh__free(r);
+        unmake(c, r);
         return err;
     }
-    mh__list_push_back(&c->order, &r->order);
-    r->bytes = RECORD_BYTES + mh__parcel_bytes(r->request.parcel);
-    c->record_bytes += r->bytes;
-    c->record_count++;
-    c->tasks_live++;
-    if (is_task) {
-        r->is_unassigned = true;
-        c->unassigned_count++;
-    }
+    enter(c, r, mh__parcel_bytes(r->request.parcel));
     *out = r;
     return MH_OK;
+}
+
+mh_err mh__job_create_brief(mh_controller *c, mh__job **out, mh__fast_task *t, size_t bytes, mh_bytes msg_id)
+{
+    mh__job *r;
+    mh_err err = make(c, &r, msg_id, true);
+    if (err)
+        return err;
+    r->brief = t;
+    if (c->journal) /* which has messages */
+        err = mh__job_see(c, r) ? mh__durable_request(c, r) : MH_ERR_NO_MEMORY;
+    if (err) {
+        r->brief = NULL;
+        c->record_bytes -= r->bytes;
+        unmake(c, r);
+        return err;
+    }
+    enter(c, r, bytes);
+    *out = r;
+    return MH_OK;
+}
+
+/* ---- what is there in brief ------------------------------------------------------------------ */
+
+static void add_bytes(mh_controller *c, mh__job *r, size_t bytes)
+{
+    r->bytes += bytes;
+    c->record_bytes += bytes;
+}
+
+/* [client, message...] */
+static mh_err see_request(mh__job *r)
+{
+    mh__parcel *p = NULL;
+    mh_err err = mh__parcel_create(&p);
+    if (!err)
+        err = mh__parcel_add(p, r->brief->who);
+    if (!err)
+        err = mh__brief_add_request(p, r->brief, r->brief->who, r->brief->user);
+    if (err)
+        mh__parcel_destroy(&p);
+    else
+        r->request = (mh__kept){p, 1};
+    return err;
+}
+
+/* [engine, message...] */
+static mh_err see_result(mh__job *r)
+{
+    mh__parcel *p = NULL;
+    mh_bytes engine = mh__text(r->engine_uuid);
+    mh_err err = mh__parcel_create(&p);
+    if (!err)
+        err = mh__parcel_add(p, engine);
+    if (!err)
+        err = mh__brief_add_reply(p, r->brief_result, engine, mh__kept_header(&r->request), mh__kept_metadata(&r->request));
+    if (err) {
+        mh__parcel_destroy(&p);
+        return err;
+    }
+    mh__parcel_destroy(&r->result.parcel);
+    r->result = (mh__kept){p, 1};
+    return MH_OK;
+}
+
+bool mh__job_see(mh_controller *c, mh__job *r)
+{
+    mh_err err = MH_OK;
+    if (r->brief && !r->request.parcel && !(err = see_request(r)))
+        add_bytes(c, r, mh__parcel_bytes(r->request.parcel));
+    if (!err && r->brief_result && !(r->result.parcel && mh__parcel_count(r->result.parcel)) && !(err = see_result(r)))
+        add_bytes(c, r, mh__parcel_bytes(r->result.parcel));
+    if (err)
+        mh__controller_fail(c, err);
+    return !err;
+}
+
+void mh__job_forget_result(mh_controller *c, mh__job *r)
+{
+    if (r->result.parcel) {
+        add_bytes(c, r, -mh__parcel_bytes(r->result.parcel));
+        mh__parcel_clear(r->result.parcel);
+    }
+    mh__free(r->brief_result);
+    r->brief_result = NULL;
+}
+
+void mh__job_keep_brief(mh_controller *c, mh__job *r, mh__fast_task *t, size_t bytes)
+{
+    mh__job_forget_result(c, r);
+    r->brief_result = t;
+    add_bytes(c, r, bytes);
 }
 
 mh__job *mh__job_find(const mh_controller *c, mh_bytes msg_id)
@@ -125,7 +265,9 @@ void mh__job_at_engine(mh__job *r, mh__engine *e)
     r->engine = e;
     if (!e)
         return;
-    snprintf(r->engine_uuid, sizeof r->engine_uuid, "%s", e->uuid);
+    size_t size = MH__MIN(e->name.key.size, sizeof r->engine_uuid - 1);
+    memcpy(r->engine_uuid, e->uuid, size);
+    r->engine_uuid[size] = 0;
     mh__list_push_back(r->is_task ? &e->tasks : &e->queue, &r->place);
     ++*(r->is_task ? &e->task_count : &e->queue_count);
 }
@@ -151,16 +293,14 @@ void mh__job_drop(mh_controller *c, mh__job *r)
         c->unassigned_count -= r->is_unassigned;
     }
     mh__durable_forget(c, r);
+    mh__fast_let_go(c, r);
     mh__list_remove(&r->noisy);
     mh__list_remove(&r->order);
-    mh__names_remove(&c->by_id, &r->name);
     c->record_bytes -= r->bytes;
     c->record_count--;
-    mh__parcel_destroy(&r->request.parcel);
-    mh__parcel_destroy(&r->result.parcel);
     destroy_output(r->output);
     mh__free(r->resubmitted);
-    mh__free(r);
+    unmake(c, r);
 }
 
 /* Frames that were received share the block in which they came with others': copied, so that a record keeps no more than itself. */
@@ -175,6 +315,7 @@ static void enter_history(mh_controller *c, mh__job *r, mh_sched_outcome how, in
     if (r->is_task)
         note_outcome(c, r, how);
     mh__job_at_engine(r, NULL);
+    mh__fast_let_go(c, r);
     c->tasks_live--;
     c->unassigned_count -= r->is_unassigned;
     r->is_unassigned = r->is_adopted = false;
@@ -204,10 +345,12 @@ void mh__job_end(mh_controller *c, mh__job *r, mh_sched_outcome how)
 void mh__job_end_again(mh_controller *c, mh__job *r, mh_sched_outcome how, int64_t received_ns) { enter_history(c, r, how, received_ns); }
 
 /* [engine, ..., message...] goes as [client, engine, message...]; what was made here has no engine. */
-bool mh__job_build_answer(mh_controller *c, const mh__job *r)
+bool mh__job_build_answer(mh_controller *c, mh__job *r)
 {
     const mh__kept *k = &r->result;
     mh__parcel_clear(c->out);
+    if (!mh__job_see(c, r))
+        return false;
     if (!k->parcel || mh__parcel_count(k->parcel) == 0 || !mh__parcel_frames(r->request.parcel)[0].size)
         return false;
     mh_err err = mh__parcel_share(c->out, r->request.parcel, 0, 1);
@@ -223,6 +366,10 @@ bool mh__job_build_answer(mh_controller *c, const mh__job *r)
 void mh__job_answer(mh_controller *c, mh__job *r, mh_sched_outcome how)
 {
     mh__channel channel = r->is_task ? MH__CH_TASK_IN : MH__CH_MUX_IN;
+    if (r->brief_result && !c->journal && mh__fast_answer(c, r)) { /* nothing is to be written first */
+        mh__job_end(c, r, how);
+        return;
+    }
     bool is_wanted = mh__job_build_answer(c, r);
     mh__job_end(c, r, how); /* r may be gone */
     if (is_wanted)
@@ -231,6 +378,8 @@ void mh__job_answer(mh_controller *c, mh__job *r, mh_sched_outcome how)
 
 mh_err mh__job_keep_result(mh_controller *c, mh__job *r, mh__parcel *result, size_t at)
 {
+    mh__free(r->brief_result);
+    r->brief_result = NULL;
     if (!r->result.parcel) {
         mh_err err = mh__parcel_create(&r->result.parcel);
         if (err)
@@ -246,12 +395,6 @@ mh_err mh__job_keep_result(mh_controller *c, mh__job *r, mh__parcel *result, siz
 }
 
 /* ---- output ---------------------------------------------------------------------------------- */
-
-static void add_bytes(mh_controller *c, mh__job *r, size_t bytes)
-{
-    r->bytes += bytes;
-    c->record_bytes += bytes;
-}
 
 static void append_stream(mh_controller *c, mh__job *r, mh_buf **to, mh__json text)
 {
@@ -321,6 +464,10 @@ void mh__jobs_fini(mh_controller *c)
 {
     while (!mh__list_is_empty(&c->order))
         mh__job_drop(c, mh__list_entry(c->order.next, mh__job, order));
+    for (mh__job *r; (r = c->spare_jobs);) {
+        c->spare_jobs = r->next_spare;
+        mh__free(r);
+    }
     mh__names_fini(&c->by_id);
     mh__free(c->outcomes);
     c->outcomes = NULL;

@@ -20,6 +20,8 @@ typedef struct mh__names {
 
 /* node->key is set. The name must not be there. errors: NO_MEMORY. */
 MH_NODISCARD mh_err mh__names_add(mh__names *t, mh__name *node);
+/* The same, if it may be there. errors: EXISTS; NO_MEMORY. */
+MH_NODISCARD mh_err mh__names_add_new(mh__names *t, mh__name *node);
 mh__name *mh__names_find(const mh__names *t, mh_bytes key);
 void mh__names_remove(mh__names *t, mh__name *node);
 void mh__names_fini(mh__names *t); /* the nodes are their owners' */

@@ -8,8 +8,8 @@
 #include "base/memory.h"
 #include "base/number.h"
 #include "manyhands/engine.h"
-#include "os/fd.h"
 #include "os/library.h"
+#include "pool/lead.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -17,7 +17,7 @@
 
 #define LOAD_NS (60 * MH_SECOND)
 #define AHEAD_NS (200 * MH_MICROSECOND) /* calls that the pool gets ahead take about so long together */
-enum { WINDOW = 128, RESULTS = 64, COPY_UP_TO = 4096 };
+enum { WINDOW = 128, RESULTS = 64, COPY_UP_TO = 4096, TURNS = 4 };
 
 typedef struct native_executor {
     mh__executor base;
@@ -27,9 +27,10 @@ typedef struct native_executor {
     mh_stream *stream;              /* of calls, answered in order */
     uint64_t given, answered;       /* requests so far */
     mh__list refusals;              /* answers to what was not called, in their places */
-    bool is_armed, is_answering;    /* the stream will ring; refusals are being answered */
+    bool is_answering;              /* refusals are being answered */
+    bool has_failed;
     int64_t since_ns, call_ns;      /* since when the oldest call is the oldest; how long calls take, about */
-    int bell;                       /* rung by the pool when a result is there */
+    int fds[MH__LEAD_FDS];          /* the pool's: this loop leads it */
     mh__alarm ready;
 } native_executor;
 
@@ -146,17 +147,6 @@ static mh_err answer_result(native_executor *e, mh_result *r)
     return err;
 }
 
-/* From the pool's thread. */
-static void ring(void *ctx) { mh__os_eventfd_set(((native_executor *)ctx)->bell); }
-
-static mh_err arm(native_executor *e)
-{
-    if (e->is_armed || e->given == e->answered)
-        return MH_OK;
-    e->is_armed = true;
-    return mh_stream_on_result(e->stream, ring, e);
-}
-
 typedef struct refusal {
     mh__list link;
     uint64_t place;
@@ -202,15 +192,11 @@ static void note_duration(native_executor *e, size_t count)
     e->since_ns = now;
 }
 
-static void on_bell(int fd, void *ctx)
+static mh_err answer_some(native_executor *e)
 {
-    native_executor *e = ctx;
     mh_result results[RESULTS];
-    size_t count = 0;
     mh_err err = MH_OK;
-    mh__os_eventfd_clear(fd);
-    e->is_armed = false;
-    while (!err && mh_stream_take_many(e->stream, MH_NOW, results, RESULTS, &count) == MH_OK) {
+    for (size_t count; !err && (count = mh__stream_take_led(e->stream, results, RESULTS)) > 0;) {
         note_duration(e, count);
         for (size_t i = 0; i < count; i++) {
             e->answered++;
@@ -220,10 +206,31 @@ static void on_bell(int fd, void *ctx)
             err = err ? err : failed;
         }
     }
-    if (!err)
-        err = arm(e);
-    if (err)
-        e->base.events.on_end(e->base.events.ctx, "no memory for an answer");
+    return err;
+}
+
+/* Answers may bring the next calls, and these be answered soon: but others wait for the loop, too. */
+static mh_deadline settle(mh__executor *base, bool may_spin)
+{
+    native_executor *e = (native_executor *)base;
+    mh_deadline until = MH_NOW;
+    for (int i = 0; i < TURNS && !e->has_failed; i++) {
+        if (mh__stream_before_sleep(e->stream, may_spin, &until))
+            return until;
+        if (answer_some(e)) {
+            e->has_failed = true;
+            e->base.events.on_end(e->base.events.ctx, "no memory for an answer");
+        }
+    }
+    return MH_NOW;
+}
+
+static void wake(mh__executor *base) { mh__stream_after_sleep(((native_executor *)base)->stream, 0); }
+
+static void on_readable(int fd, void *ctx)
+{
+    native_executor *e = ctx;
+    mh__stream_after_sleep(e->stream, fd == e->fds[0] ? 1 : 2);
 }
 
 /* ---- the interface --------------------------------------------------------------------------- */
@@ -248,11 +255,11 @@ static mh_err run(mh__executor *base, const mh__request *r)
 {
     native_executor *e = (native_executor *)base;
     mh__json function = {0};
-    mh_bytes name;
+    mh_bytes name = r->function;
     const char *const keys[] = {"function"};
     if (r->kind != MH__REQUEST_CALL)
         return refuse(e, "NotImplementedError", "this engine runs native functions only: call them by name");
-    if (mh__json_pick(r->content, keys, 1, &function) || !mh__json_plain(function, &name))
+    if (!name.size && (mh__json_pick(r->content, keys, 1, &function) || !mh__json_plain(function, &name)))
         return refuse(e, "ValueError", "the content of a call_request needs \"function\", a name without escapes");
     if (r->buffer_count > 1)
         return refuse(e, "ValueError", "a native function takes one buffer");
@@ -261,7 +268,7 @@ static mh_err run(mh__executor *base, const mh__request *r)
         e->since_ns = mh_now();
     mh_err err = mh_stream_submit(e->stream, input, hash_of(name));
     e->given += !err;
-    return err ? err : arm(e);
+    return err;
 }
 
 static mh_err send_signal(mh__executor *base, int number)
@@ -274,18 +281,17 @@ static void destroy(mh__executor *base)
 {
     native_executor *e = (native_executor *)base;
     mh__alarm_clear(base->loop, &e->ready);
-    if (e->bell >= 0)
-        mh__loop_remove_fd(base->loop, e->bell);
+    for (int i = 0; i < MH__LEAD_FDS && e->stream; i++)
+        mh__loop_remove_fd(base->loop, e->fds[i]);
     mh_stream_destroy(&e->stream);
-    mh_pool_destroy(&e->pool); /* after this the pool rings no more */
+    mh_pool_destroy(&e->pool);
     for (mh__list *node; (node = mh__list_pop_front(&e->refusals));)
         mh__free(mh__list_entry(node, refusal, link));
-    mh__os_close(&e->bell);
     mh__free(e->path);
     mh__free(e);
 }
 
-static const mh__executor_kind native_kind = {run, send_signal, destroy, window};
+static const mh__executor_kind native_kind = {run, send_signal, destroy, window, settle, wake};
 
 static void tell_ready(void *ctx)
 {
@@ -329,19 +335,18 @@ mh_err mh__native_executor_create(mh__executor **out, mh__loop *l, const char *l
         return MH_ERR_NO_MEMORY;
     e->base = (mh__executor){&native_kind, *events, l};
     e->ready = (mh__alarm){.fn = tell_ready, .ctx = e};
-    e->bell = -1;
     mh__list_init(&e->refusals);
     e->path = mh__strdup(library);
     mh_err err = e->path ? check_in_child(e) : MH_ERR_NO_MEMORY;
-    if (!err)
-        err = mh__os_eventfd(&e->bell);
     if (!err)
         err = mh_pool_create(&e->pool, &(mh_pool_options){.workers = 1, .start = MH_START_FORK,
                                                           .worker = {.run = run_task, .initialize = initialize, .ctx = e}});
     if (!err)
         err = mh_stream_create(&e->stream, e->pool, &(mh_stream_options){.ordered = true, .window = WINDOW});
     if (!err)
-        err = mh__loop_add_fd(l, e->bell, on_bell, e);
+        mh__stream_lead(e->stream, e->fds);
+    for (int i = 0; i < MH__LEAD_FDS && !err; i++)
+        err = mh__loop_add_fd(l, e->fds[i], on_readable, e);
     if (err) {
         destroy(&e->base);
         return err;

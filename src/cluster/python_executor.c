@@ -179,7 +179,7 @@ static void destroy(mh__executor *base)
     mh__free(e);
 }
 
-static const mh__executor_kind python_kind = {run, send_signal, destroy, NULL};
+static const mh__executor_kind python_kind = {run, send_signal, destroy, NULL, NULL, NULL};
 
 /* ---- its start ------------------------------------------------------------------------------- */
 

@@ -52,7 +52,7 @@ static mh_err output_field(const mh__job *r, const char *name, mh_buf *scratch, 
     return MH_OK;
 }
 
-mh_err mh__query_field(const mh_controller *c, const mh__job *r, const char *name, mh_buf *scratch, mh__json *out)
+mh_err mh__query_field(mh_controller *c, mh__job *r, const char *name, mh_buf *scratch, mh__json *out)
 {
     (void)c;
     static const struct {
@@ -77,6 +77,8 @@ mh_err mh__query_field(const mh_controller *c, const mh__job *r, const char *nam
     for (size_t i = 0; i < MH__COUNT_OF(frames); i++) {
         if (strcmp(frames[i].name, name) != 0)
             continue;
+        if (!mh__job_see(c, r))
+            return MH_ERR_NO_MEMORY;
         mh__json frame = !frames[i].of_result || r->is_ended ? checked(frames[i].frame(frames[i].of_result ? &r->result : &r->request))
                                                              : (mh__json){0};
         *out = frames[i].member ? mh__json_get(frame, frames[i].member) : frame;
@@ -267,7 +269,7 @@ static mh_err match_operator(mh__json op, mh__json value, mh__json argument, boo
     return MH_OK;
 }
 
-mh_err mh__query_match(const mh_controller *c, const mh__job *r, mh__json query, bool *match)
+mh_err mh__query_match(mh_controller *c, mh__job *r, mh__json query, bool *match)
 {
     mh__json_walk w = mh__json_walk_of(query);
     mh_err err = MH_OK;

@@ -109,6 +109,7 @@ static bool take_numbers(mh__json timeout, mh__json retries, mh__json priority, 
 
 /* ---- answers of our own ---------------------------------------------------------------------- */
 
+/* Of a request that is there as a message. */
 static const char *reply_type(const mh__job *r)
 {
     mh__header h;
@@ -120,6 +121,8 @@ static const char *reply_type(const mh__job *r)
 static void answer(mh_controller *c, mh__job *r, const char *status, mh_bytes content)
 {
     char metadata[200];
+    if (!mh__job_see(c, r))
+        return;
     int size = snprintf(metadata, sizeof metadata, "{\"status\":\"%s\"%s%s%s}", status, *r->engine_uuid ? ",\"engine\":\"" : "",
                         r->engine_uuid, *r->engine_uuid ? "\"" : "");
     mh__draft d = {.type = reply_type(r), .parent = mh__kept_header(&r->request), .metadata = {metadata, (size_t)size}, .content = content};
@@ -142,15 +145,15 @@ static void answer_outcome(mh_controller *c, mh__job *r, mh_sched_outcome how)
 
 /* ---- submitting ------------------------------------------------------------------------------ */
 
-static bool schedule(mh_controller *c, mh__job *r, refusal *why)
+static bool schedule(mh_controller *c, mh__job *r, mh_bytes metadata, refusal *why)
 {
     static const char *const keys[] = {"after", "follow", "timeout", "targets", "retries", "priority"};
-    mh__json got[MH__COUNT_OF(keys)];
+    mh__json got[MH__COUNT_OF(keys)] = {{0}};
     mh_sched_dependency *after = NULL, *follow = NULL;
     mh_sched_worker *targets = NULL;
     /* as stock: an engine that failed a task is not given it again while there is, or with a timeout may come, another */
     mh_sched_submit_options o = {.tag = (uint64_t)(uintptr_t)r, .elsewhere = c->options.policy != MH_SCHED_PURE};
-    bool ok = mh__json_pick(mh__kept_metadata(&r->request), keys, MH__COUNT_OF(keys), got) == MH_OK ||
+    bool ok = !metadata.size || mh__json_pick(metadata, keys, MH__COUNT_OF(keys), got) == MH_OK ||
               refuse(why, "ValueError", "the metadata are no JSON object");
     ok = ok && take_numbers(got[2], got[4], got[5], &o, why) && take_dependencies(c, r->name.key, got[0], &o.after, &after, why) &&
          take_dependencies(c, r->name.key, got[1], &o.follow, &follow, why) && take_targets(c, got[3], &o, &targets, why);
@@ -167,10 +170,24 @@ static bool schedule(mh_controller *c, mh__job *r, refusal *why)
 void mh__tasks_restore(mh_controller *c, mh__job *r)
 {
     refusal why;
-    if (schedule(c, r, &why))
+    if (schedule(c, r, r->brief ? r->brief->metadata : mh__kept_metadata(&r->request), &why))
         return;
     answer(c, r, "error", mh__reply_error(c, why.ename, mh__text(why.evalue)));
     mh__job_answer(c, r, MH_SCHED_IMPOSSIBLE);
+}
+
+/* Whether a controller was told to abort it before it came. */
+static bool begin(mh_controller *c, mh__job *r, bool wants_ack, mh_bytes client)
+{
+    if (mh__aborts_take(c, r->name.key)) {
+        answer_outcome(c, r, MH_SCHED_CANCELLED);
+        mh__job_answer(c, r, MH_SCHED_CANCELLED);
+        return false;
+    }
+    if (wants_ack)
+        mh__durable_confirm(c, MH__CH_TASK_IN, client, r);
+    mh__tasks_restore(c, r);
+    return true;
 }
 
 /* The same id with the same content is the same task: its client may not know that it came. */
@@ -178,7 +195,7 @@ static void submit_again(mh_controller *c, mh__parcel *p, const mh__incoming *in
 {
     mh__job *r = mh__job_find(c, in->header.msg_id);
     size_t count = mh__parcel_count(p) - in->at;
-    bool is_same = r && r->is_task && in->wants_ack && mh__parcel_count(r->request.parcel) - r->request.at == count;
+    bool is_same = r && r->is_task && in->wants_ack && mh__job_see(c, r) && mh__parcel_count(r->request.parcel) - r->request.at == count;
     for (size_t i = 5; i < count && is_same; i++) /* content and buffers: date and signature may be new */
         is_same = mh__bytes_equal(mh__parcel_frames(p)[in->at + i], mh__kept_frame(&r->request, i));
     if (!is_same) {
@@ -203,14 +220,35 @@ void mh__tasks_submit(mh_controller *c, mh__parcel *p, const mh__incoming *in)
         mh__log(c, MH_LOG_WARNING, "task dropped: %s", mh_err_detail());
         return;
     }
-    if (mh__aborts_take(c, r->name.key)) {
-        answer_outcome(c, r, MH_SCHED_CANCELLED);
-        mh__job_answer(c, r, MH_SCHED_CANCELLED);
-        return;
+    begin(c, r, in->wants_ack, mh__parcel_frames(r->request.parcel)[0]);
+}
+
+bool mh__tasks_take_brief(mh_controller *c, const mh__fast_task *t, mh_bytes client, mh_bytes user)
+{
+    static const char *const keys[] = {"x_ack"};
+    char id[MH__BRIEF_ID_SIZE];
+    const char *why;
+    mh__json got[1] = {{0}};
+    mh__job *r = NULL;
+    size_t bytes = 0;
+    bool wants_ack = false, is_plain;
+    mh__fast_task with = *t;
+    with.who = client;
+    with.user = user;
+    if (mh__durable_is_full(c, &why) || mh__brief_is_plain(t->metadata, &is_plain) ||
+        (t->metadata.size && mh__json_pick(t->metadata, keys, 1, got)))
+        return false;
+    mh__json_bool(got[0], &wants_ack);
+    mh__fast_task *kept = mh__brief_copy(&with, &bytes);
+    mh_err err = kept ? mh__job_create_brief(c, &r, kept, bytes, (mh_bytes){id, mh__brief_id(client, t->number, id)}) : MH_ERR_NO_MEMORY;
+    if (err) {
+        mh__free(kept);
+        return false;
     }
-    if (in->wants_ack)
-        mh__durable_confirm(c, MH__CH_TASK_IN, mh__parcel_frames(r->request.parcel)[0], r);
-    mh__tasks_restore(c, r);
+    c->stats.messages++;
+    r->is_plain = is_plain;
+    begin(c, r, wants_ack, kept->who);
+    return true;
 }
 
 /* No room to write it down: better no task than one that may be forgotten. */
@@ -324,6 +362,34 @@ void mh__tasks_take_result(mh_controller *c, mh__parcel *p, const mh__incoming *
     mh__job_at_engine(r, NULL);
 }
 
+void mh__tasks_take_brief_result(mh_controller *c, mh__job *r, mh__engine *e, const mh__fast_task *t)
+{
+    static const char *const keys[] = {"status"};
+    mh__json got[1] = {{0}};
+    size_t bytes = 0;
+    bool is_ok = !t->what.size, is_met = !(t->flags & MH__FAST_NOT_MET);
+    c->stats.messages++;
+    if (!is_ok && mh__json_pick(t->what, keys, 1, got)) {
+        c->stats.refused++;
+        mh__log(c, MH_LOG_WARNING, "a result of the fast lane refused: %s", mh_err_detail());
+        return;
+    }
+    bool is_aborted = mh__json_is(got[0], "aborted");
+    mh_sched_outcome how = !is_met ? MH_SCHED_REFUSED : is_ok || mh__json_is(got[0], "ok") ? MH_SCHED_OK : MH_SCHED_FAILED;
+    mh__fast_task *kept = mh__brief_copy(t, &bytes);
+    mh_err err = kept ? MH_OK : MH_ERR_NO_MEMORY;
+    if (!err) {
+        mh__job_keep_brief(c, r, kept, bytes);
+        err = is_aborted ? mh_sched_cancel(c->sched, r->task) : MH_OK; /* not to be tried again */
+    }
+    if (!err)
+        err = mh_sched_result(c->sched, r->worker, r->task, r->epoch, how, t->duration_ns);
+    if (err && err != MH_ERR_NOT_FOUND)
+        mh__controller_fail(c, err);
+    e->completed += is_met && !is_aborted;
+    mh__job_at_engine(r, NULL);
+}
+
 void mh__tasks_revoked(mh_controller *c, mh__job *r, bool is_taken)
 {
     if (mh_sched_revoked(c->sched, r->worker, r->task, r->epoch, is_taken) || !is_taken)
@@ -341,6 +407,8 @@ static mh_err build_assignment(mh_controller *c, mh__job *r, const mh__engine *e
     bool is_again = r->was_sent;
     r->was_sent = true;
     char token[MH__TOKEN_SIZE + 1];
+    if (!mh__job_see(c, r))
+        return MH_ERR_NO_MEMORY;
     const mh__parcel *request = r->request.parcel;
     mh__token_write(r->token, token);
     mh__parcel_clear(c->out);
@@ -372,14 +440,15 @@ static void carry_out_assign(mh_controller *c, const mh_sched_action *a, mh__job
     }
     take_up(c, r, e, a->worker, a->epoch);
     r->token = (uint64_t)c->generation << 32 | (uint32_t)++c->last_attempt;
-    if (r->result.parcel)
-        mh__parcel_clear(r->result.parcel); /* of an attempt that failed */
+    mh__job_forget_result(c, r);
+    mh__durable_place(c, r);
+    if (r->brief && mh__fast_assign(c, r, e))
+        return;
     mh_err err = build_assignment(c, r, e);
     if (err) {
         mh__controller_fail(c, err);
         return;
     }
-    mh__durable_place(c, r);
     mh__outbox_send(c, MH__CH_TASK_OUT, c->out);
 }
 
@@ -403,8 +472,7 @@ void mh__tasks_give_back(mh_controller *c, mh__job *r)
 
 static void carry_out_done(mh_controller *c, const mh_sched_action *a, mh__job *r)
 {
-    bool is_answered = r->result.parcel && mh__parcel_count(r->result.parcel) > 0;
-    if (!is_answered || (a->outcome != MH_SCHED_OK && a->outcome != MH_SCHED_FAILED))
+    if (!mh__job_has_result(r) || (a->outcome != MH_SCHED_OK && a->outcome != MH_SCHED_FAILED))
         answer_outcome(c, r, a->outcome);
     mh__job_answer(c, r, a->outcome);
 }

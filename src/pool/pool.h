@@ -288,6 +288,11 @@ void mh__keeper_ring(mh_pool *pool);
 MH_NODISCARD mh_err mh__wait(mh_pool *pool, mh__waiter *waiter, mh_deadline until);
 /* Wake those whose condition holds now. */
 void mh__waiters_wake(mh_pool *pool);
+/* The parts of waiting as the leader, which a loop outside plays (lead.h). False: something is there, so it must not sleep; else the leader looks again at
+ * leader_until. */
+bool mh__lead_prepare(mh_pool *pool, mh__waiter *w, mh_deadline until);
+void mh__lead_awake(mh_pool *pool, unsigned ready); /* bits: leader_bell, hands_poller */
+bool mh__lead_spin(mh_pool *pool, const mh__waiter *w);
 
 /* share.c */
 mh_err mh__attached_send_all(mh_pool *pool, int socket);

@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/number.h"
+#include "pool/lead.h"
 #include "pool/pool.h"
 
 enum { WINDOW_RINGS = 2, WINDOW_MAX = 1 << 24 };
@@ -14,6 +15,7 @@ struct mh_stream {
     uint64_t submitted, taken; /* numbers */
     mh__list done;             /* unordered: finished and not taken */
     uint32_t waiters;
+    mh__waiter leader; /* see lead.h */
     mh__notice notice; /* to be given when there is a result; node in pool->to_notify once it is due */
 };
 
@@ -237,6 +239,68 @@ mh_err mh_stream_take(mh_stream *s, mh_deadline until, mh_result *result)
     return mh_stream_take_many(s, until, result, 1, &count);
 }
 
+/* ---- led by a loop of the caller's ------------------------------------------------------------- */
+
+static bool has_any(void *stream)
+{
+    mh_stream *s = stream;
+    return s->submitted != s->taken && has_result(s);
+}
+
+void mh__stream_lead(mh_stream *s, int fds[MH__LEAD_FDS])
+{
+    mh__pool_lock(s->pool);
+    s->leader = (mh__waiter){.is_ready = has_any, .what = s, .is_lazy = true};
+    s->waiters = 1; /* for ever: the housekeeper may collect, too */
+    s->pool->is_led = true;
+    fds[0] = s->pool->leader_bell;
+    fds[1] = s->pool->hands_poller;
+    mh__pool_unlock(s->pool);
+}
+
+bool mh__stream_before_sleep(mh_stream *s, bool spins, mh_deadline *until)
+{
+    mh_pool *pool = s->pool;
+    *until = MH_NOW;
+    if (mh__pool_check(pool))
+        return true;
+    mh__pool_lock(pool);
+    mh__drive(pool);
+    if (mh__has_calls(pool))
+        mh__keeper_ring(pool);
+    bool any = has_any(s);
+    if (!any && spins && s->submitted != s->taken && mh__lead_spin(pool, &s->leader)) {
+        mh__drive(pool);
+        any = has_any(s);
+    }
+    if (!any)
+        any = !mh__lead_prepare(pool, &s->leader, MH_FOREVER);
+    *until = any ? MH_NOW : pool->leader_until;
+    mh__pool_unlock(pool);
+    return !any;
+}
+
+void mh__stream_after_sleep(mh_stream *s, unsigned is_readable)
+{
+    if (mh__pool_check(s->pool))
+        return;
+    mh__pool_lock(s->pool);
+    mh__lead_awake(s->pool, is_readable);
+    mh__pool_unlock(s->pool);
+}
+
+size_t mh__stream_take_led(mh_stream *s, mh_result *results, size_t capacity)
+{
+    size_t got = 0;
+    if (mh__pool_check(s->pool))
+        return 0;
+    mh__pool_lock(s->pool);
+    while (got < capacity && has_any(s))
+        mh__record_result(take_one(s), &results[got++]);
+    mh__pool_unlock(s->pool);
+    return got;
+}
+
 /* ---- giving up --------------------------------------------------------------------------------- */
 
 static void cancel_all(mh_stream *s)
@@ -296,6 +360,10 @@ void mh_stream_destroy(mh_stream **stream)
     mh__notice notice = {0};
     if (!mh__pool_check(pool)) {
         mh__pool_lock(pool);
+        if (s->leader.what) { /* who led leads no longer */
+            pool->is_led = false;
+            pool->sleeping_leader = NULL;
+        }
         cancel_all(s);
         mh__drive(pool);
         while (s->submitted != s->taken && !s->options.ordered && !mh__list_is_empty(&s->done))

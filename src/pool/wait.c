@@ -69,20 +69,39 @@ static bool may_be_lazy(const mh_pool *pool, const mh__waiter *w)
     return w->is_lazy && pool->mean_ns < LAZY_TASK_NS && pool->assigned_count > LAZY_TASKS;
 }
 
-/* Sleep until a worker rings, one ends, or something is due. */
-static mh_err sleep(mh_pool *pool, mh__waiter *w, mh_deadline until)
+bool mh__lead_spin(mh_pool *pool, const mh__waiter *w) { return spin(pool, w); }
+
+bool mh__lead_prepare(mh_pool *pool, mh__waiter *w, mh_deadline until)
 {
     bool lazy = may_be_lazy(pool, w);
     set_notify(pool, lazy ? MH__NOTIFY_LEADER_LAZY : MH__NOTIFY_LEADER);
     if (mh__any_finished(pool) || is_ready(w)) {
         set_notify(pool, MH__NOTIFY_NONE);
-        return MH_OK;
+        return false;
     }
     until = MH__MIN(until, mh__wake_at(pool));
     if (lazy)
         until = MH__MIN(until, mh__deadline_after(pool->now, LAZY_WAIT_NS));
     pool->sleeping_leader = w;
     pool->leader_until = until;
+    return true;
+}
+
+void mh__lead_awake(mh_pool *pool, unsigned ready)
+{
+    pool->sleeping_leader = NULL;
+    if (ready & 1)
+        mh__os_eventfd_clear(pool->leader_bell);
+    if (ready & 2)
+        mh__hands_reap(pool);
+}
+
+/* Sleep until a worker rings, one ends, or something is due. */
+static mh_err sleep(mh_pool *pool, mh__waiter *w, mh_deadline until)
+{
+    if (!mh__lead_prepare(pool, w, until))
+        return MH_OK;
+    until = pool->leader_until;
     /* not an epoll: that would be ended by signals which nobody handles, such as SIGCHLD */
     const int fds[] = {pool->leader_bell, pool->hands_poller};
     unsigned ready;
@@ -91,11 +110,7 @@ static mh_err sleep(mh_pool *pool, mh__waiter *w, mh_deadline until)
     mh_err err = mh__os_wait_any(fds, MH__COUNT_OF(fds), until, &ready);
     mh__pool_lock(pool);
     note_wait(pool, begin);
-    pool->sleeping_leader = NULL;
-    if (ready & 1)
-        mh__os_eventfd_clear(pool->leader_bell);
-    if (ready & 2)
-        mh__hands_reap(pool);
+    mh__lead_awake(pool, ready);
     return err == MH_ERR_TIMEOUT ? MH_OK : err;
 }
 

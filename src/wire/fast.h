@@ -33,9 +33,12 @@ typedef enum mh__fast_kind {
     MH__FAST_REPLY,        /* the other way */
     MH__FAST_REVOKE,       /* to an engine: one ident, the id of a request that is not to be begun */
     MH__FAST_REVOKED,      /* its answer; flags: MH__FAST_TAKEN, it was not and will not be begun */
+    MH__FAST_TASK,         /* a request in brief (mh__fast_task), to an engine or from a client */
+    MH__FAST_DONE,         /* its reply, the other way */
 } mh__fast_kind;
 enum {
     MH__FAST_ENGINE = 1, /* HELLO */
+    MH__FAST_BRIEF = 2,  /* HELLO: who says it understands TASK and DONE; a client names its user in a frame. WELCOME: so does the listener */
     MH__FAST_QUIET = 1,  /* REQUEST: nobody wants to hear when it begins and ends */
     MH__FAST_TAKEN = 1,  /* REVOKED */
 };
@@ -54,6 +57,42 @@ size_t mh__fast_size(const mh__fast_record *r);
 void mh__fast_write(const mh__fast_record *r, void *to);
 /* The next record of *at, which moves behind it. errors: EMPTY there is none; CORRUPT. */
 MH_NODISCARD mh_err mh__fast_next(mh_bytes *at, mh__fast_record *out);
+
+/* ---- requests and replies in brief ----------------------------------------------------------- */
+
+/* A balanced request, or its reply, without the text of a message: that can be made of it, the same by everybody, when somebody asks (cluster/brief.h).
+ * Everything is borrowed. */
+enum {
+    MH__FAST_CALL = 2,       /* TASK and DONE: a call_request, and `what` its function; else an apply_request */
+    MH__FAST_NOT_MET = 4,    /* DONE: a dependency is not met */
+    MH__FAST_TASK_HEAD = 48, /* bytes of the fixed part, in a record's first identity */
+    MH__FAST_CLIENT_MAX = 39, /* bytes of a client's name, .. */
+    MH__FAST_USER_MAX = 63,   /* .. of a user's, .. */
+    MH__FAST_NAME_MAX = 255,  /* .. and of a function's; all of them plain ASCII that needs no escape */
+};
+typedef struct mh__fast_task {
+    bool is_reply;
+    uint8_t flags;
+    uint64_t number;     /* the request's id is "<client>_<number>" */
+    uint64_t ref, token; /* between controller and engine: what the controller knows the attempt by; the engine gives both back */
+    int64_t date_ns;     /* when it was made, by the wall clock */
+    int64_t started_ns;  /* DONE: when the task was begun, likewise */
+    int64_t duration_ns; /* DONE: how long it ran; 0: not known */
+    mh_bytes who, user;  /* of a request, to an engine: its client, and the client's user. Of a reply, to a client: the engine. Else empty */
+    mh_bytes what;       /* TASK: of a call, the function's name. DONE: the content, a JSON object; empty: {"status":"ok"} */
+    mh_bytes metadata;   /* TASK: a JSON object; empty: {} */
+    const mh_bytes *buffers;
+    size_t buffer_count;
+} mh__fast_task;
+
+/* As a record, whose fixed part lies in `fixed`. False: it has too many parts. */
+bool mh__fast_task_record(const mh__fast_task *t, uint8_t fixed[MH__FAST_TASK_HEAD], mh__fast_record *out);
+/* errors: CORRUPT it is no TASK or DONE, or a name in it is not plain. */
+MH_NODISCARD mh_err mh__fast_task_read(const mh__fast_record *r, mh__fast_task *out);
+/* Whether it is 1 to `most` characters that stand for themselves in JSON. */
+bool mh__fast_is_plain(mh_bytes text, size_t most);
+
+/* ---- authenticity ---------------------------------------------------------------------------- */
 
 /* The MAC of a frame's records. */
 typedef struct mh__fast_mac_input {

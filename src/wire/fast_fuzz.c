@@ -12,6 +12,24 @@ static void check(int condition)
         abort();
 }
 
+/* What was read as a task in brief is the same when it was written and read again. */
+static void check_task(const mh__fast_record *r)
+{
+    static mh__fast_record again;
+    uint8_t head[MH__FAST_TASK_HEAD];
+    mh__fast_task t, other;
+    if (mh__fast_task_read(r, &t))
+        return;
+    check(t.buffer_count <= MH__FAST_PARTS_MAX && t.date_ns >= 0 && t.started_ns >= 0);
+    if (!mh__fast_task_record(&t, head, &again))
+        return;
+    check(mh__fast_task_read(&again, &other) == MH_OK);
+    check(other.number == t.number && other.ref == t.ref && other.token == t.token && other.flags == t.flags && other.buffer_count == t.buffer_count);
+    check(mh__bytes_equal(other.what, t.what) && mh__bytes_equal(other.metadata, t.metadata));
+    if (t.who.size) /* else the user takes its place */
+        check(mh__bytes_equal(other.who, t.who) && mh__bytes_equal(other.user, t.user));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static mh__fast_record r, again;
@@ -24,6 +42,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             const uint8_t *part = r.parts[i].data;
             check(part >= data && part + r.parts[i].size <= (const uint8_t *)left.data);
         }
+        check_task(&r);
         if (mh__fast_message(&r, &m) == MH_OK)
             check(m.ident_count == r.ident_count && m.buffer_count == r.frame_count - 4);
         size_t needed = mh__fast_size(&r);
