@@ -23,6 +23,7 @@ typedef struct cli_option {
 #define CLI_FOLDERS "<folders>"
 #define CLI_PROFILES "<profiles>"
 #define CLI_CLUSTERS "<clusters>"
+#define CLI_LAUNCHERS "local mpi slurm ssh sshproxy pbs sge lsf htcondor"
 
 typedef struct cli_command {
     const char *name, *arguments, *summary;
@@ -42,7 +43,7 @@ const cli_command *cli_find(const char *name);
 const cli_option *cli_options(const cli_command *c, size_t *count);
 
 extern const cli_command command_start, command_stop, command_list, command_status, command_top, command_logs, command_controller, command_engine,
-    command_clean, command_info, command_completion, command_version;
+    command_engines, command_clean, command_info, command_completion, command_version;
 
 /* ---- parsing --------------------------------------------------------------------------------- */
 

@@ -12,7 +12,8 @@
 
 const cli_command *const cli_commands[] = {
 #if MH_HAVE_CLUSTER
-    &command_start, &command_stop, &command_list, &command_status, &command_top, &command_logs, &command_controller, &command_engine, &command_clean,
+    &command_start, &command_stop, &command_list, &command_status, &command_top, &command_logs, &command_controller, &command_engine, &command_engines,
+    &command_clean,
 #endif
     &command_info, &command_completion, &command_version,
 };

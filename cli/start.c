@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { COUNT = WHICH_COUNT, DAEMONIZE, RESTART, DURABLE, IP, LOCATION, CURVE, LIBRARY, PYTHON, SHELL, TIMEOUT, GRACE, JSON, PRIVATE, OWNER, DEBUG, DELAY,
+enum { COUNT = WHICH_COUNT, DAEMONIZE, RESTART, DURABLE, ENGINES, HOSTS, IP, LOCATION, CURVE, LIBRARY, PYTHON, SHELL, TIMEOUT, GRACE, JSON, PRIVATE, OWNER, DEBUG, DELAY,
        CLEAN_LOGS, OPTION_COUNT };
 #define LOOK_NS (5 * MH_MILLISECOND)
 enum { ENGINE_ARGS = 8, EXIT_INTERRUPTED = 130 };
@@ -19,6 +19,8 @@ static const cli_option options[OPTION_COUNT] = {
     [DAEMONIZE] = {"daemonize", 'd', NULL, "go on in the background when all engines have registered", NULL},
     [RESTART] = {"restart", 0, NULL, "start engines that die, and the controller, again (five times in 30 s at most)", NULL},
     [DURABLE] = {"durable", 0, NULL, "keep the controller's tasks in the profile's folder, for the next start with --durable", NULL},
+    [ENGINES] = {"engines", 0, "HOW", "what starts the engines: local, or as manyhands engines (mpi, slurm, ssh ...)", CLI_LAUNCHERS},
+    [HOSTS] = {"hosts", 0, "HOST=N,...", "with --engines=ssh: where, and how many on each", NULL},
     [IP] = {"ip", 0, "ADDRESS", "where the controller listens (127.0.0.1); beyond this host only with --enable-curve", NULL},
     [LOCATION] = {"location", 0, "HOST", "this host's name as others find it", NULL},
     [CURVE] = {"enable-curve", 0, NULL, "encrypt all connections", NULL},
@@ -44,7 +46,8 @@ const cli_command command_start = {
     .about = "Start a controller and engines, wait until they have registered, print one line, and watch over them until Ctrl-C, SIGTERM, manyhands stop, or\n"
              "a client's shutdown. When this process is killed, the controller and the engines are killed with it.\n\n"
              "What they print goes to files in the profile's folder log. Options after -- go to the controller.",
-    .examples = "manyhands start -n 4\nmanyhands start -n 8 --daemonize --restart --cluster-id=night\nmanyhands start -- --scheme=lru --hwm=4",
+    .examples = "manyhands start -n 4\nmanyhands start -n 8 --daemonize --restart --cluster-id=night\nmanyhands start --engines=slurm -n 64 --ip=192.0.2.10 --enable-curve\n"
+                "manyhands start -- --scheme=lru --hwm=4",
     .exits = "10\tSuch a cluster runs already.\n130\tIt was interrupted before it was ready.\n",
     .options = options,
     .option_count = OPTION_COUNT,
@@ -130,6 +133,10 @@ static int read_settings(settings *s, const cli_line *line)
     s->o.engine_count = (uint32_t)n;
     s->o.no_engines = line->values[COUNT] && n == 0;
     s->o.cluster_id = line->values[CLUSTER_ID];
+    s->o.hosts = line->values[HOSTS];
+    s->o.engines = line->values[ENGINES] ? line->values[ENGINES] : s->o.hosts ? "ssh" : NULL;
+    if (s->o.engines && strcmp(s->o.engines, "local") && (line->values[PRIVATE] || line->values[OWNER]))
+        return cli_refuse(&command_start, "--private and --owner are for engines on this host");
     s->o.restart = line->values[RESTART];
     s->o.durable = line->values[DURABLE];
     s->o.is_private = line->values[PRIVATE];
@@ -207,7 +214,7 @@ static bool announce(const settings *s, int32_t watcher)
         return false;
     const mh_cluster_info *info = mh_clusters_at(l, 0);
     if (info && info->is_ready && info->watcher_pid == watcher) {
-        print_ready(s, info->folder, (uint32_t)info->engine_count, info->controller.pid, watcher, info->connection_file);
+        print_ready(s, info->folder, (uint32_t)info->engines_alive, info->controller.pid, watcher, info->connection_file);
         is_ready = true;
     }
     mh_clusters_destroy(&l);

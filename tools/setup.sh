@@ -32,6 +32,29 @@ as_root() {
 is_installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; }
 is_known() { apt-cache show --no-all-versions "$1" >/dev/null 2>&1; }
 
+# Tests start the servers that they need (sshd, Slurm, PostgreSQL) themselves: those of the packages neither start now, unless the
+# machine has a policy of its own, nor with the machine.
+policy=/usr/sbin/policy-rc.d
+with_services_off() {
+    made=false
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+        as_root chmod 755 $policy
+        made=true
+    fi
+    status=0
+    "$@" || status=$?
+    if $made; then as_root rm -f $policy; fi
+    return $status
+}
+turn_off() {
+    command -v systemctl >/dev/null || return 0
+    case " $missing " in *" openssh-server "*) as_root systemctl --quiet disable ssh || true ;; esac
+    for service in munge slurmctld slurmd; do
+        case " $missing " in *" $service "*) as_root systemctl --quiet disable $service || true ;; esac
+    done
+}
+
 missing=
 for group in $groups; do
     packages=$(list tool.manyhands.debian "$group")
@@ -46,11 +69,12 @@ if [ -n "$missing" ]; then
     if $update; then as_root apt-get update -q; fi
     install="env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends"
     # shellcheck disable=SC2086  # lists of words
-    as_root $install $missing </dev/null || {
+    with_services_off as_root $install $missing </dev/null || {
         $update && die "apt-get could not install$missing"
         as_root apt-get update -q
-        as_root $install $missing </dev/null
+        with_services_off as_root $install $missing </dev/null
     }
+    turn_off
 fi
 
 # ---- Python packages ----

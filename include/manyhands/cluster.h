@@ -37,6 +37,9 @@ typedef struct mh_cluster_options {
     const char *cluster_id;           /* NULL or "": the profile's default cluster */
     uint32_t engine_count;            /* 0: one for each core */
     bool no_engines;
+    const char *engines;              /* who starts them: NULL or "local": this process, on this host; else a launcher of the Python package: "mpi",
+                                       * "slurm", "ssh" ..., run by `command` with the subcommand engines, which ends them when this process ends */
+    const char *hosts;                /* for "ssh": "host=2,user@other:2222=4"; NULL: as the profile's settings say */
     const char *const *controller_args, *const *engine_args; /* more arguments for them, NULL at the end; NULL: none */
     const char *command;              /* the program with the subcommands controller and engine; NULL: this program */
     bool restart;                     /* start engines, and the controller, again when they die; not those that were told to end */
@@ -45,7 +48,7 @@ typedef struct mh_cluster_options {
     int32_t owner_pid;                /* end when this process, the parent of this one, ends; 0: no owner */
     bool is_background;               /* from when it is ready, print to <folder>/log/manyhands-ID.log */
     int64_t timeout_ns;               /* until all are registered; 0: 60 s */
-    int64_t grace_ns;                 /* at the end, until those that still run are killed; 0: 5 s */
+    int64_t grace_ns;                 /* at the end, until those that still run are killed; 0: 5 s, 20 s with `engines` elsewhere */
     mh_log_fn log;                    /* what happens to its processes; NULL: nobody is told */
     void *log_ctx;
 } mh_cluster_options;

@@ -127,6 +127,16 @@ static size_t count_living(const mh__record *r)
     return count;
 }
 
+/* Engines that one process started elsewhere, and ends with itself: whoever wants them ended ends the cluster. */
+static void add_set_elsewhere(mh__json_out *o, const mh__record *r)
+{
+    mh__json_key(o, r->set_id);
+    mh__json_open(o, '{');
+    add_launcher(o, r, -1, r->engines[0].log);
+    add_int(o, "n", (int64_t)r->count_elsewhere);
+    mh__json_close(o, '}');
+}
+
 static void add_set(mh__json_out *o, const mh__record *r)
 {
     char number[24];
@@ -165,7 +175,7 @@ static void add_cluster_file(mh__json_out *o, const mh__record *r)
     add_text(o, "controller_location", "");
     mh__json_key(o, "delay");
     mh__json_add_double(o, 1.0);
-    add_int(o, "n", (int64_t)r->engine_count);
+    add_int(o, "n", (int64_t)(r->launcher ? r->count_elsewhere : r->engine_count));
     add_text(o, "profile_dir", r->folder);
     mh__json_close(o, '}');
     mh__json_key(o, "controller");
@@ -178,11 +188,11 @@ static void add_cluster_file(mh__json_out *o, const mh__record *r)
     mh__json_close(o, '}');
     mh__json_key(o, "engines");
     mh__json_open(o, '{');
-    add_text(o, "class", "local");
+    add_text(o, "class", r->launcher ? r->launcher : "local");
     mh__json_key(o, "sets");
     mh__json_open(o, '{');
     if (count_living(r))
-        add_set(o, r);
+        (r->launcher ? add_set_elsewhere : add_set)(o, r);
     mh__json_close(o, '}');
     mh__json_close(o, '}');
     mh__json_close(o, '}');

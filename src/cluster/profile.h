@@ -50,6 +50,8 @@ typedef struct mh__record {
     mh__record_member controller;
     const mh__record_member *engines;
     size_t engine_count;
+    const char *launcher; /* of the engines, where engines[0] is who started them, and count_elsewhere how many; NULL: they are processes here */
+    size_t count_elsewhere;
 } mh__record;
 
 /* Write both files. errors: of the system. */

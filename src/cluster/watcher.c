@@ -1,7 +1,10 @@
 /* A cluster that this process watches over: a controller and engines as children, which the kernel kills when this process ends.
  *
  * Each tells that it is ready through a socket that it finds in its environment: nobody has to ask, or to look for files. While the cluster lives
- * this process holds a lock beside its files, so that two can't share a name. */
+ * this process holds a lock beside its files, so that two can't share a name.
+ *
+ * Engines that are started otherwise (mpiexec, Slurm, ssh) have one child in their stead, the starter: it tells that it is ready when all of them have
+ * registered, and lives on for the moment that it needs to end them when this process is killed. */
 #include "manyhands/cluster.h"
 
 #include "base/error.h"
@@ -29,6 +32,7 @@ enum { READY_FD = 3, LINE_SIZE = 512, TAIL_BYTES = 4096, ENGINES_MAX = 100000, D
 #define START_NS (60 * MH_SECOND)
 #define GRACE_NS (5 * MH_SECOND)
 #define PRIVATE_GRACE_NS (500 * MH_MILLISECOND)
+#define ELSEWHERE_GRACE_NS (20 * MH_SECOND) /* a batch system, or another host, has to be asked */
 #define DEATHS_NS (30 * MH_SECOND)   /* DEATHS_MAX deaths within it, and it is not started again */
 #define ANSWER_NS (300 * MH_MILLISECOND)
 
@@ -42,7 +46,7 @@ typedef struct member {
     mh__identity identity;
     int64_t engine_id;   /* that it got, or is to ask for; -1 for the controller */
     int ready;           /* our end of its socket, or -1 */
-    bool is_ready, is_controller;
+    bool is_ready, is_controller, is_starter;
     char log[MH_CLUSTER_PATH_SIZE];
     int64_t deaths[DEATHS_MAX]; /* when it died last: a ring */
     unsigned death_count;
@@ -52,6 +56,8 @@ struct mh_cluster {
     char folder[MH_CLUSTER_PATH_SIZE], cluster_id[MH_CLUSTER_ID_SIZE], set_id[32], command[MH_CLUSTER_PATH_SIZE];
     char client_file[MH_CLUSTER_PATH_SIZE], engine_file[MH_CLUSTER_PATH_SIZE], lock_path[MH_CLUSTER_PATH_SIZE];
     char **controller_args, **engine_args;
+    char *launcher, *hosts; /* of engines that a starter starts; NULL: they are children of this process */
+    uint32_t count_elsewhere; /* 0: as many as the hosts say, which the starter tells */
     bool restart, durable, is_private, is_background;
     int64_t grace_ns;
     mh_log_fn log;
@@ -95,6 +101,8 @@ static void name_member(const member *m, char out[32])
 {
     if (m->is_controller)
         snprintf(out, 32, "the controller");
+    else if (m->is_starter)
+        snprintf(out, 32, "what started the engines");
     else
         snprintf(out, 32, "engine %lld", (long long)m->engine_id);
 }
@@ -145,7 +153,7 @@ static mh_err write_files(mh_cluster *c)
     mh_err err = mh__record_write(&(mh__record){
         .folder = c->folder, .cluster_id = c->cluster_id, .set_id = c->set_id, .controller_args = (const char *const *)c->controller_args,
         .watcher = mh__os_self_process(), .is_ready = c->is_ready, .controller = record_of(&c->controller),
-        .engines = engines, .engine_count = c->engine_count});
+        .engines = engines, .engine_count = c->engine_count, .launcher = c->launcher, .count_elsewhere = c->count_elsewhere});
     mh__free(engines);
     return err;
 }
@@ -193,26 +201,56 @@ static size_t count_args(char **args)
     return count;
 }
 
-/* The command line of a member; the caller frees the array. `number` and `file` must outlive it. */
-static const char **arguments_of(const mh_cluster *c, const member *m, char number[40], char file[MH_CLUSTER_PATH_SIZE + 16])
+/* The strings that arguments_of makes: they must outlive what it gives. */
+typedef struct argument_texts {
+    char file[MH_CLUSTER_PATH_SIZE + 16], number[40], id[MH_CLUSTER_ID_SIZE + 16], owner[40];
+} argument_texts;
+
+static size_t add_starter_arguments(const mh_cluster *c, const char **argv, argument_texts *t)
+{
+    size_t count = 0;
+    snprintf(t->file, sizeof t->file, "--profile-dir=%s", c->folder);
+    snprintf(t->id, sizeof t->id, "--cluster-id=%s", c->cluster_id);
+    snprintf(t->number, sizeof t->number, "%u", c->count_elsewhere);
+    snprintf(t->owner, sizeof t->owner, "--owner=%d", mh__os_pid());
+    if (c->count_elsewhere) {
+        argv[count++] = "-n";
+        argv[count++] = t->number;
+    }
+    argv[count++] = "--engines";
+    argv[count++] = c->launcher;
+    argv[count++] = t->file;
+    argv[count++] = t->id;
+    argv[count++] = t->owner;
+    if (c->hosts) {
+        argv[count++] = "--hosts";
+        argv[count++] = c->hosts;
+    }
+    return count;
+}
+
+/* The command line of a member; the caller frees the array. */
+static const char **arguments_of(const mh_cluster *c, const member *m, argument_texts *t)
 {
     char **more = m->is_controller ? c->controller_args : c->engine_args;
     size_t count = 0;
-    const char **argv = mh__calloc(count_args(more) + 8, sizeof *argv);
+    const char **argv = mh__calloc(count_args(more) + 16, sizeof *argv);
     if (!argv)
         return NULL;
     argv[count++] = c->command;
-    argv[count++] = m->is_controller ? "controller" : "engine";
-    if (m->is_controller) {
+    argv[count++] = m->is_controller ? "controller" : m->is_starter ? "engines" : "engine";
+    if (m->is_starter) {
+        count += add_starter_arguments(c, argv + count, t);
+    } else if (m->is_controller) {
         bool goes_on = c->restart || c->durable; /* else its tasks end with it */
         if (goes_on)
             argv[count++] = "--reuse";
         argv[count++] = goes_on ? "--sqlitedb" : "--dictdb";
     } else {
-        snprintf(file, MH_CLUSTER_PATH_SIZE + 16, "--file=%s", c->engine_file);
-        snprintf(number, 40, "--id=%lld", (long long)m->engine_id);
-        argv[count++] = file;
-        argv[count++] = number;
+        snprintf(t->file, sizeof t->file, "--file=%s", c->engine_file);
+        snprintf(t->number, sizeof t->number, "--id=%lld", (long long)m->engine_id);
+        argv[count++] = t->file;
+        argv[count++] = t->number;
     }
     for (size_t i = 0; more && more[i]; i++)
         argv[count++] = more[i];
@@ -233,15 +271,15 @@ static void stop_listening(member *m)
 static mh_err spawn(member *m, int log, int theirs)
 {
     mh_cluster *c = m->of;
-    char number[40], file[MH_CLUSTER_PATH_SIZE + 16];
+    argument_texts texts;
     mh__cluster_marks marks;
     mh__cluster_marks_of(c->folder, c->cluster_id, &marks);
-    const char **argv = arguments_of(c, m, number, file), **env = environment_of(&marks);
+    const char **argv = arguments_of(c, m, &texts), **env = environment_of(&marks);
     mh_pass_fd fds[] = {{log, 1}, {log, 2}, {theirs, READY_FD}};
     mh_err err = argv && env ? MH_OK : MH_ERR_NO_MEMORY;
     if (!err)
         err = mh_process_start(&m->process, &(mh_process_options){
-            .argv = argv, .env = env, .fds = fds, .fd_count = MH__COUNT_OF(fds), .stdin_null = true, .new_group = true});
+            .argv = argv, .env = env, .fds = fds, .fd_count = MH__COUNT_OF(fds), .stdin_null = true, .new_group = true, .survive_parent = m->is_starter});
     mh__free(argv);
     mh__free(env);
     return err;
@@ -295,9 +333,15 @@ static void on_ready(int fd, void *ctx)
     m->is_ready = true;
     if (m->is_controller)
         return;
-    m->engine_id = strtoll(text, NULL, 10);
     c->ready_count++;
-    if (c->is_ready) {
+    if (m->is_starter)
+        c->count_elsewhere = (uint32_t)strtoul(text, NULL, 10);
+    else
+        m->engine_id = strtoll(text, NULL, 10);
+    if (c->is_ready && m->is_starter) {
+        tell(c, MH_LOG_INFO, "the engines are back");
+        save(c);
+    } else if (c->is_ready) {
         tell(c, MH_LOG_INFO, "engine %lld is back (pid %d)", (long long)m->engine_id, mh_process_pid(m->process));
         save(c);
     }
@@ -352,7 +396,8 @@ static void on_end(int fd, void *ctx)
         stop_because(c, MH_OK, "the controller was told to end");
         return;
     }
-    bool again = !was_told && may_restart(m) && !start_member(m);
+    bool could_end_engines = !m->is_starter || !status.signal; /* else they run on, and others beside them would be too many */
+    bool again = !was_told && could_end_engines && may_restart(m) && !start_member(m);
     tell(c, again || was_told ? MH_LOG_INFO : MH_LOG_WARNING, "%s %s%s", who, how, again ? "; started again" : "");
     snprintf(why, sizeof why, "the controller %s", how);
     if (m->is_controller && !again)
@@ -446,11 +491,16 @@ static mh_err copy_options(mh_cluster *c, const mh_cluster_options *o)
         err = mh__fail(MH_ERR_INVALID, "engine_count is %u; at most %d", o->engine_count, ENGINES_MAX);
     c->controller_args = copy_args(o->controller_args, &err);
     c->engine_args = copy_args(o->engine_args, &err);
+    if (!err && o->engines && *o->engines && strcmp(o->engines, "local")) {
+        c->launcher = mh__strdup(o->engines);
+        c->hosts = o->hosts ? mh__strdup(o->hosts) : NULL;
+        err = c->launcher && (c->hosts || !o->hosts) ? MH_OK : MH_ERR_NO_MEMORY;
+    }
     c->restart = o->restart;
     c->durable = o->durable;
     c->is_private = o->is_private;
     c->is_background = o->is_background;
-    c->grace_ns = o->grace_ns ? o->grace_ns : o->is_private ? PRIVATE_GRACE_NS : GRACE_NS;
+    c->grace_ns = o->grace_ns ? o->grace_ns : o->is_private ? PRIVATE_GRACE_NS : c->launcher ? ELSEWHERE_GRACE_NS : GRACE_NS;
     c->log = o->log;
     c->log_ctx = o->log_ctx;
     snprintf(c->cluster_id, sizeof c->cluster_id, "%.*s", MH_CLUSTER_ID_SIZE - 1, id);
@@ -538,6 +588,8 @@ static void name_log(mh_cluster *c, member *m, uint32_t index)
     const char *dash = *c->cluster_id ? "-" : "";
     if (m->is_controller)
         snprintf(m->log, sizeof m->log, "%.800s/log/ipcontroller%s%s-%d.log", c->folder, dash, c->cluster_id, mh__os_pid());
+    else if (m->is_starter)
+        snprintf(m->log, sizeof m->log, "%.800s/log/ipengines-%s-%s.log", c->folder, c->cluster_id, c->set_id);
     else
         snprintf(m->log, sizeof m->log, "%.800s/log/ipengine-%s-%s-%u.log", c->folder, c->cluster_id, c->set_id, index);
 }
@@ -545,11 +597,15 @@ static void name_log(mh_cluster *c, member *m, uint32_t index)
 static mh_err make_members(mh_cluster *c, const mh_cluster_options *o)
 {
     c->engine_count = o->no_engines ? 0 : o->engine_count ? o->engine_count : (uint32_t)mh_cpu_count();
+    if (c->launcher && c->engine_count) {
+        c->count_elsewhere = c->hosts && !o->engine_count ? 0 : c->engine_count;
+        c->engine_count = 1; /* the starter */
+    }
     c->controller = (member){.of = c, .ready = -1, .is_controller = true, .engine_id = -1};
     name_log(c, &c->controller, 0);
     c->engines = mh__calloc(c->engine_count ? c->engine_count : 1, sizeof *c->engines);
     for (uint32_t i = 0; c->engines && i < c->engine_count; i++) {
-        c->engines[i] = (member){.of = c, .ready = -1, .engine_id = i};
+        c->engines[i] = (member){.of = c, .ready = -1, .engine_id = i, .is_starter = c->launcher};
         name_log(c, &c->engines[i], i);
     }
     return c->engines ? MH_OK : MH_ERR_NO_MEMORY;
@@ -577,6 +633,8 @@ static mh_err start_all(mh_cluster *c, mh_deadline until)
         err = write_files(c);
     while (!err && c->ready_count < c->engine_count && !c->must_stop)
         err = turn(c, until);
+    if (err == MH_ERR_TIMEOUT && c->launcher)
+        return mh__fail(err, "the engines did not all register in time; see %s", c->engines[0].log);
     if (err == MH_ERR_TIMEOUT)
         return mh__fail(err, "%u of %u engines registered in time; see %s", c->ready_count, c->engine_count, c->engines[0].log);
     return !err && c->must_stop ? mh__fail(MH_ERR_CANCELLED, "%s", c->why) : err;
@@ -703,6 +761,8 @@ void mh_cluster_destroy(mh_cluster **at)
     mh__os_signals_close(&c->signals, end_signals, MH__COUNT_OF(end_signals));
     free_args(&c->controller_args);
     free_args(&c->engine_args);
+    mh__free(c->launcher);
+    mh__free(c->hosts);
     mh__free(c->engines);
     mh__free(c);
     *at = NULL;
@@ -710,5 +770,5 @@ void mh_cluster_destroy(mh_cluster **at)
 
 const char *mh_cluster_folder(const mh_cluster *c) { return c->folder; }
 const char *mh_cluster_connection_file(const mh_cluster *c) { return c->client_file; }
-uint32_t mh_cluster_engine_count(const mh_cluster *c) { return c->engine_count; }
+uint32_t mh_cluster_engine_count(const mh_cluster *c) { return c->launcher ? c->count_elsewhere : c->engine_count; }
 int32_t mh_cluster_controller_pid(const mh_cluster *c) { return c->controller.process ? mh_process_pid(c->controller.process) : 0; }

@@ -8,7 +8,7 @@ import pytest
 
 from clusters import COMMAND, Home
 
-COMMANDS = ["start", "stop", "list", "status", "top", "logs", "controller", "engine", "clean", "info", "completion", "version"]
+COMMANDS = ["start", "stop", "list", "status", "top", "logs", "controller", "engine", "engines", "clean", "info", "completion", "version"]
 WITH_JSON = ["start", "stop", "list", "status", "top", "logs", "clean", "info"]
 
 

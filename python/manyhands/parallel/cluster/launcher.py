@@ -391,7 +391,7 @@ class LocalEngineSetLauncher(LocalEngineLauncher):
     @classmethod
     def from_dict(cls, d: Mapping[str, Any], **kwargs: Any) -> Any:
         made = super().from_dict(d, **kwargs)
-        for name, state in d["engines"].items():
+        for name, state in d.get("engines", {}).items():
             try:
                 made._add(name, made.launcher_class.from_dict(state, identifier=name, parent=made))
             except NotRunning as error:
@@ -526,10 +526,14 @@ class SSHLauncher(LocalProcessLauncher):
     location = Option(lambda self: f"{self.user}@{self.hostname}" if self.user else self.hostname, kind=str)
     remote_profile_dir = Option(lambda self: self._strip_home(self.profile_dir), kind=str, saved=True)
     remote_command = Option("manyhands", kind=str, saved=True)
-    remote_python = Option("python3", kind=str, saved=True)
+    remote_python = Option("", kind=str, saved=True)  # of an installation there: its command is used
     to_fetch = Option([], kind=(list, tuple))
     to_send = Option([], kind=(list, tuple))
     port = Option("", kind=str, saved=True)
+
+    def _remote(self, *arguments: str) -> list[str]:
+        """A command line of ours over there."""
+        return [*([self.remote_python, "-m", "manyhands.parallel.cluster"] if self.remote_python else [self.remote_command]), *arguments]
 
     @staticmethod
     def _strip_home(path: str) -> str:
@@ -626,7 +630,7 @@ class SSHLauncher(LocalProcessLauncher):
 class SSHControllerLauncher(SSHLauncher, ControllerLauncher):
     """Starts a controller on another host, and brings its connection files here."""
 
-    controller_cmd = Option(lambda self: [self.remote_command, "controller"], kind=(list, tuple))
+    controller_cmd = Option(lambda self: self._remote("controller"), kind=(list, tuple))
     program = property(lambda self: list(self.controller_cmd))
     program_args = property(lambda self: [*self.cluster_args, *self.controller_args])
     to_fetch = Option(lambda self: [(self.remote_connection_files[kind], path) for kind, path in self.connection_files.items()], kind=(list, tuple))
@@ -635,7 +639,7 @@ class SSHControllerLauncher(SSHLauncher, ControllerLauncher):
 class SSHEngineLauncher(SSHLauncher, LocalEngineLauncher):
     """Starts one engine on another host."""
 
-    engine_cmd = Option(lambda self: [self.remote_command, "engine"], kind=(list, tuple))
+    engine_cmd = Option(lambda self: self._remote("engine"), kind=(list, tuple))
     program = property(lambda self: list(self.engine_cmd))
     program_args = property(lambda self: [*self.cluster_args, *self.engine_args])
 
@@ -645,7 +649,7 @@ class SSHEngineSetLauncher(LocalEngineSetLauncher, SSHLauncher):
 
     launcher_class: type[LocalEngineLauncher] = SSHEngineLauncher
     engines = Option({}, kind=dict, saved=True)
-    engine_cmd = Option(lambda self: [self.remote_command, "engine"], kind=(list, tuple))
+    engine_cmd = Option(lambda self: self._remote("engine"), kind=(list, tuple))
     _PER_ENGINE = frozenset({"location", "user", "hostname", "port", "identifier", "output_file", "state", "pid", "n", "start_data", "stop_data", "name", "log"})
 
     def start(self, n: int = 1, *args: Any, **kwargs: Any) -> Any:
@@ -673,9 +677,9 @@ class SSHEngineSetLauncher(LocalEngineSetLauncher, SSHLauncher):
 
 
 class SSHProxyEngineSetLauncher(SSHLauncher, EngineLauncher):
-    """Starts engines on another host by one command there, in a profile that is there already."""
+    """Starts engines on another host by one command there, `manyhands engines`, which ends them when its connection ends."""
 
-    ipcluster_cmd = Option(lambda self: [self.remote_python, "-m", "ipyparallel.cluster"], kind=(list, tuple))
+    ipcluster_cmd = Option(lambda self: self._remote(), kind=(list, tuple))
     ipcluster_args = Option([], kind=(list, tuple))
     program = property(lambda self: [*self.ipcluster_cmd, "engines"])
     program_args = property(lambda self: ["-n", str(self.n), "--profile-dir", self.remote_profile_dir, "--cluster-id", self.cluster_id,
@@ -720,8 +724,9 @@ class BatchSystemLauncher(BaseLauncher):
 
     @property
     def batch_file(self) -> str:
-        """Where the script is written."""
-        return str(os.path.join(self.work_dir, self.batch_file_name))
+        """Where the script is written: to work_dir, else beside the logs."""
+        folder = self.work_dir if self.work_dir != "." else _make_private(os.path.join(self.profile_dir, "log"))
+        return str(os.path.join(folder, self.batch_file_name))
 
     @property
     def context(self) -> dict[str, Any]:
@@ -753,7 +758,7 @@ class BatchSystemLauncher(BaseLauncher):
         return str(self.job_id)
 
     def write_batch_script(self, n: int = 1) -> None:
-        """Write it to work_dir, for this user alone."""
+        """Write it, for this user alone."""
         self.n = n
         template = self.batch_template or (Path(self.batch_template_file).read_text() if self.batch_template_file else self.default_template())
         fd = os.open(self.batch_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o700)
