@@ -4,10 +4,8 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { COUNT = WHICH_COUNT, HOW, HOSTS, LIBRARY, PYTHON, SHELL, TIMEOUT, OWNER, DAEMONIZE, OPTION_COUNT };
-enum { PATH_SIZE = 4096 };
 
 static const cli_option options[OPTION_COUNT] = {
     WHICH_OPTIONS,
@@ -39,18 +37,6 @@ const cli_command command_engines = {
     .run = run_engines,
 };
 
-/* The Python beside this command, else the first in PATH. */
-static const char *find_python(char path[PATH_SIZE])
-{
-    ssize_t size = readlink("/proc/self/exe", path, PATH_SIZE - 1);
-    path[size > 0 ? size : 0] = 0;
-    char *slash = strrchr(path, '/');
-    if (!slash || (size_t)(slash - path) + sizeof "/python3" > PATH_SIZE)
-        return "python3";
-    snprintf(slash, sizeof "/python3", "/python3");
-    return access(path, X_OK) ? "python3" : path;
-}
-
 /* "--name" and its value, where it was given. */
 static size_t add(const char **argv, size_t count, const cli_line *line, int option, const char *name)
 {
@@ -68,7 +54,7 @@ static int run_engines(int argc, char **argv)
         const char *name;
     } passed[] = {{COUNT, "-n"}, {HOW, "--engines"}, {HOSTS, "--hosts"}, {LIBRARY, "--library"}, {SHELL, "--shell"}, {TIMEOUT, "--timeout"}, {OWNER, "--owner"}};
     cli_line line;
-    char folder[MH_CLUSTER_PATH_SIZE], beside[PATH_SIZE];
+    char folder[MH_CLUSTER_PATH_SIZE];
     long long n;
     int64_t ns;
     int status;
@@ -88,9 +74,6 @@ static int run_engines(int argc, char **argv)
     const char **args = calloc(rest + 2 * OPTION_COUNT + 8, sizeof *args);
     if (!args)
         return cli_fail(&command_engines, EXIT_FAILURE, "out of memory");
-    args[count++] = line.values[PYTHON] ? line.values[PYTHON] : find_python(beside);
-    args[count++] = "-m";
-    args[count++] = "manyhands.parallel.cluster.engines";
     args[count++] = "--profile-dir";
     args[count++] = folder;
     count = add(args, count, &line, CLUSTER_ID, "--cluster-id");
@@ -99,8 +82,7 @@ static int run_engines(int argc, char **argv)
     args[count++] = "--";
     for (size_t i = 0; i < rest; i++)
         args[count++] = line.rest[i];
-    execvp(args[0], (char *const *)args);
-    status = cli_fail(&command_engines, EXIT_FAILURE, "cannot start %s, which the launchers of engines need: name it with --python", args[0]);
+    (void)!mh_cluster_become_python(line.values[PYTHON], "manyhands.parallel.cluster.engines", args);
     free(args);
-    return status;
+    return cli_fail(&command_engines, EXIT_FAILURE, "the Python that starts engines: %s; name it with --python", mh_err_detail());
 }

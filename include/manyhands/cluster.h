@@ -132,6 +132,12 @@ typedef struct mh_cluster_clean_options {
  * or that answer, stay. *removed counts. errors: as above. */
 MH_API MH_NODISCARD mh_err mh_cluster_clean(const mh_cluster_clean_options *options, size_t *removed);
 
+/* ---- programs of the Python package ------------------------------------------------------------ */
+
+/* Become `python -m module arg...`, with this process's number. python NULL: the python3 in the folder of this program, else in PATH. args: NULL at the end.
+ * Returns only when it can't. errors: NOT_FOUND, PERMISSION, NO_MEMORY, SYSTEM. */
+MH_API MH_NODISCARD mh_err mh_cluster_become_python(const char *python, const char *module, const char *const *args);
+
 /* ---- looking in -------------------------------------------------------------------------------- */
 
 typedef struct mh_cluster_load {

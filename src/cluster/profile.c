@@ -1,8 +1,10 @@
 #include "cluster/profile.h"
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "base/number.h"
 #include "os/file.h"
+#include "os/process.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -265,4 +267,26 @@ void mh__tasks_remove(const char *folder, const char *cluster_id)
         snprintf(whole, sizeof whole, "%s%s", path, ends[i]);
         (void)!mh__os_file_unlink(whole);
     }
+}
+
+/* ---- programs of the Python package ---------------------------------------------------------- */
+
+mh_err mh_cluster_become_python(const char *python, const char *module, const char *const *args)
+{
+    char beside[MH_CLUSTER_PATH_SIZE];
+    size_t count = 0;
+    while (args && args[count])
+        count++;
+    const char **argv = mh__calloc(count + 4, sizeof *argv);
+    if (!argv)
+        return MH_ERR_NO_MEMORY;
+    bool is_there = !mh__os_path_beside_program("python3", beside, sizeof beside) && mh__os_path_exists(beside);
+    argv[0] = python ? python : is_there ? beside : "python3";
+    argv[1] = "-m";
+    argv[2] = module;
+    for (size_t i = 0; i < count; i++)
+        argv[3 + i] = args[i];
+    mh_err err = mh__os_become(argv);
+    mh__free(argv);
+    return err;
 }

@@ -283,3 +283,9 @@ mh_err mh__os_wait_either(int a, int b, mh_deadline until)
         return MH_ERR_TIMEOUT;
     return errno == EINTR ? MH_ERR_INTERRUPTED : mh__fail_os(errno, "poll");
 }
+
+mh_err mh__os_become(const char *const *argv)
+{
+    execvp(argv[0], (char *const *)argv);
+    return mh__fail_os(errno, "%s", argv[0]);
+}

@@ -63,4 +63,8 @@ bool mh__os_is_open(int fd);
 /* Wait until `a`, `b` or both are readable or hung up. errors: TIMEOUT, INTERRUPTED. */
 mh_err mh__os_wait_either(int a, int b, mh_deadline until);
 
+/* Become another program, looked for in PATH unless its name holds a slash, with the same number, descriptors and environment. Returns only when it can't.
+ * errors: NOT_FOUND, PERMISSION, SYSTEM. */
+mh_err mh__os_become(const char *const *argv);
+
 #endif
