@@ -1,18 +1,12 @@
 /* Names of files in a profile, what is written there, and which clusters are read out of it. */
-#include "cluster/profile.h"
+#include "cluster/profile_test.h"
 
-#include "base/number.h"
 #include "mh_books.h"
-#include "mh_test.h"
 #include "os/fd.h"
 #include "os/file.h"
-#include "os/folder.h"
 
-#include <fcntl.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 /* ---- names ----------------------------------------------------------------------------------- */
@@ -118,63 +112,6 @@ static void profiles_are_where_ipython_has_them(void **state)
 }
 
 /* ---- a profile ------------------------------------------------------------------------------- */
-
-static char ipython[64], folder[96];
-
-static int make_profile(void **state)
-{
-    (void)state;
-    static const char *const inner[] = {"security", "pid", "log"};
-    char path[128];
-    strcpy(ipython, "/dev/shm/profile-test-XXXXXX");
-    if (!mkdtemp(ipython))
-        return -1;
-    snprintf(folder, sizeof folder, "%s/profile_p", ipython);
-    for (size_t i = 0; i < MH__COUNT_OF(inner); i++) {
-        snprintf(path, sizeof path, "%s/%s", folder, inner[i]);
-        if (mh__os_folder_make(path))
-            return -1;
-    }
-    return 0;
-}
-
-static int remove_profile(void **state)
-{
-    (void)state;
-    return mh__os_folder_remove(ipython) ? -1 : 0;
-}
-
-/* A process with a cluster's marks, as one that was started by a watcher; it sleeps. */
-static pid_t start_marked(const char *id)
-{
-    mh__cluster_marks marks;
-    int ready[2];
-    char byte;
-    mh__cluster_marks_of(folder, id, &marks);
-    assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
-    pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0) {
-        char *const argv[] = {(char[]){"sleep"}, (char[]){"600"}, NULL}, *const env[] = {marks.folder, marks.id, NULL};
-        execve("/bin/sleep", argv, env);
-        _exit(127);
-    }
-    close(ready[1]);
-    assert_int_equal(read(ready[0], &byte, 1), 0); /* exec has closed it */
-    close(ready[0]);
-    return child;
-}
-
-static void end_marked(pid_t pid)
-{
-    kill(pid, SIGKILL);
-    assert_int_equal(waitpid(pid, NULL, 0), pid);
-}
-
-static mh__record_member member(pid_t pid, int64_t engine_id, const char *log)
-{
-    return (mh__record_member){.pid = pid, .identity = pid ? mh__os_identity_of(pid) : 0, .engine_id = engine_id, .log = log};
-}
 
 static mh_clusters *list(const char *id)
 {

@@ -263,12 +263,20 @@ static mh_err clean_log(cleaning *k, const char *name)
     return remove_file(k, path);
 }
 
+/* The files of one controller go together, under the first of their names that is there. */
 static mh_err clean_security(cleaning *k, const char *name)
 {
-    char id[MH_CLUSTER_ID_SIZE];
-    bool is_connection = mh__profile_id_of(name, MH__FILE_CLIENT, id) || mh__profile_id_of(name, MH__FILE_ENGINE, id) ||
-                         mh__profile_id_of(name, MH__FILE_FAST, id);
-    return is_connection ? clean_connection(k, id) : MH_OK;
+    static const mh__profile_file kinds[] = {MH__FILE_CLIENT, MH__FILE_ENGINE, MH__FILE_FAST};
+    char id[MH_CLUSTER_ID_SIZE], path[MH_CLUSTER_PATH_SIZE];
+    size_t which = 0;
+    while (which < MH__COUNT_OF(kinds) && !mh__profile_id_of(name, kinds[which], id))
+        which++;
+    if (which == MH__COUNT_OF(kinds))
+        return MH_OK;
+    for (size_t i = 0; i < which; i++)
+        if (!mh__profile_path(k->folder, kinds[i], id, path) && mh__os_path_exists(path))
+            return MH_OK;
+    return clean_connection(k, id);
 }
 
 static mh_err each_name(cleaning *k, const char *inner, mh_err (*fn)(cleaning *k, const char *name))

@@ -50,9 +50,10 @@ mh_err mh__os_folder_names(const char *path, char ***names, size_t *count)
         if (entry->d_name[0] != '.')
             err = add_name(names, count, &room, entry->d_name);
     closedir(folder);
-    if (err)
+    if (err) {
         mh__os_names_free(names, *count);
-    else if (*count)
+        *count = 0; /* callers free what they were given, also after an error */
+    } else if (*count)
         qsort(*names, *count, sizeof **names, by_text);
     return err;
 }
