@@ -6,6 +6,7 @@
 #include "os/fd.h"
 #include "wire/message.h"
 
+#include "mh_books.h"
 #include "mh_test.h"
 
 #include <fcntl.h>
@@ -246,19 +247,6 @@ static void a_killed_writer_loses_nothing_that_it_told(void **state)
     }
 }
 
-/* ---- bad luck with files --------------------------------------------------------------------- */
-
-static void copy_file(const char *from, const char *to, off_t size_max)
-{
-    static char bytes[1 << 20];
-    int in = open(from, O_RDONLY | O_CLOEXEC), out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    assert_true(in >= 0 && out >= 0);
-    for (ssize_t n; size_max > 0 && (n = read(in, bytes, (size_t)MH__MIN((off_t)sizeof bytes, size_max))) > 0; size_max -= n)
-        assert_int_equal(write(out, bytes, (size_t)n), n);
-    close(in);
-    close(out);
-}
-
 static mh_err load_copy(const char *copy, seen *s)
 {
     mh__store *store = NULL;
@@ -270,6 +258,84 @@ static mh_err load_copy(const char *copy, seen *s)
         err = mh__journal_load(j, see, s);
     mh__journal_close(&j);
     return err;
+}
+
+/* ---- memory runs out ------------------------------------------------------------------------- */
+
+static mh_err put_some(mh__journal *j, const mh__parcel *large, uint64_t *told)
+{
+    const mh_bytes frames[] = {MH__TEXT("row")};
+    mh_err err = MH_OK;
+    for (uint64_t seq = 1; seq <= 70 && !err; seq++) { /* a batch's array grows once */
+        err = mh__journal_put(j, &(mh__entry){.seq = seq, .frames = frames, .frame_count = 1}, seq == 3 ? large : NULL, NULL);
+        *told += !err;
+    }
+    if (!err)
+        err = mh__journal_forget(j, 1, false);
+    return err;
+}
+
+/* One process's life with a log: what it was told is kept is in it, wherever memory ran out. */
+static mh_err use_a_journal(const mh__parcel *large, uint64_t *told)
+{
+    mh__store *store = NULL;
+    mh__journal *j = NULL;
+    seen s = {0};
+    *told = 0;
+    mh_err err = mh__sqlite_open(&store, path);
+    if (!err)
+        err = mh__journal_open(&j, store);
+    if (!err)
+        err = mh__journal_load(j, see, &s);
+    if (!err)
+        err = mh__journal_start(j);
+    if (!err)
+        err = put_some(j, large, told);
+    mh__journal_close(&j);
+    return err;
+}
+
+static void each_allocation_may_fail(void **state)
+{
+    (void)state;
+    static char bytes[MH__ENTRY_INLINE_MAX + 1];
+    mh__parcel *large = NULL;
+    uint64_t told;
+    long n = 0;
+    mh_err err;
+    assert_ok(mh__parcel_create(&large));
+    assert_ok(mh__parcel_add(large, (mh_bytes){bytes, sizeof bytes}));
+    int fds = mh__os_fd_count();
+    do {
+        seen s = {0};
+        books b = {.until_failure = ++n};
+        mh_allocator_set(keep_books, &b);
+        err = use_a_journal(large, &told);
+        mh_allocator_set(NULL, NULL);
+        assert_true(!err || err == MH_ERR_NO_MEMORY);
+        assert_int_equal(b.live, 0);
+        assert_int_equal(mh__os_fd_count(), fds);
+        assert_ok(load_copy(path, &s));
+        assert_int_equal(s.count, err ? told : told - 1); /* the last step forgets one */
+        unlink(path);
+        assert_true(n < 1000);
+    } while (err);
+    assert_int_equal(told, 70);
+    assert_true(n > 10);
+    mh__parcel_destroy(&large);
+}
+
+/* ---- bad luck with files --------------------------------------------------------------------- */
+
+static void copy_file(const char *from, const char *to, off_t size_max)
+{
+    static char bytes[1 << 20];
+    int in = open(from, O_RDONLY | O_CLOEXEC), out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    assert_true(in >= 0 && out >= 0);
+    for (ssize_t n; size_max > 0 && (n = read(in, bytes, (size_t)MH__MIN((off_t)sizeof bytes, size_max))) > 0; size_max -= n)
+        assert_int_equal(write(out, bytes, (size_t)n), n);
+    close(in);
+    close(out);
 }
 
 /* A log that ends anywhere gives the transactions that are whole. */
@@ -427,6 +493,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_was_written_is_there_again, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(large_frames_come_back_whole, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(a_killed_writer_loses_nothing_that_it_told, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(each_allocation_may_fail, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(a_torn_log_is_cut_at_its_last_whole_transaction, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(a_wrong_byte_is_found_or_does_no_harm, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(files_that_are_not_ours_alone_are_refused, make_folder, remove_folder),

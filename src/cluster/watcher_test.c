@@ -55,9 +55,10 @@ static int be_member(int argc, char **argv)
         return 3;
     }
     signal(SIGTERM, end_well);
+    bool must_end = has(argc, argv, "short") && is_second(); /* asked before anybody knows of us */
     if (!has(argc, argv, "silent") && send(READY_FD, *id ? id : "0", strlen(*id ? id : "0"), MSG_NOSIGNAL) < 0)
         return 92;
-    if (has(argc, argv, "short") && is_second())
+    if (must_end)
         return 7;
     for (;;)
         pause();
@@ -252,7 +253,7 @@ static void a_failed_start_says_why_and_leaves_nothing(void **state)
         o.cluster_id = rows[i].name;
         o.controller_args = rows[i].controller;
         o.engine_args = rows[i].engine;
-        o.timeout_ns = rows[i].err == MH_ERR_TIMEOUT ? (rows[i].engine ? 3 * MH_SECOND : 100 * MH_MILLISECOND) : 0;
+        o.timeout_ns = rows[i].err == MH_ERR_TIMEOUT ? (rows[i].engine ? 10 * MH_SECOND : 100 * MH_MILLISECOND) : 0;
         assert_err(mh_cluster_create(&c, &o), rows[i].err);
         assert_null(c);
         assert_non_null(strstr(mh_err_detail(), rows[i].said));
@@ -269,27 +270,42 @@ static void a_failed_start_says_why_and_leaves_nothing(void **state)
     assert_non_null(strstr(mh_err_detail(), "engine_count"));
 }
 
+/* Processes that took their time to die are given back by the next start. */
+static void sweep(books *b)
+{
+    mh_process *p = NULL;
+    b->until_failure = 0;
+    for (mh_deadline until = mh_deadline_in(30 * MH_SECOND); b->live && mh_now() < until;) {
+        mh_allocator_set(keep_books, b);
+        mh_err err = mh_process_start(&p, &(mh_process_options){.argv = (const char *const[]){"/bin/true", NULL}});
+        mh_process_destroy(&p);
+        mh_allocator_set(NULL, NULL);
+        assert_ok(err);
+    }
+    assert_int_equal(b->live, 0);
+}
+
 static void each_allocation_may_fail(void **state)
 {
     (void)state;
     int fds = mh__os_fd_count();
     long n = 0;
-    mh_err err;
+    bool has_failed;
     mh_cluster_options o = options();
     o.engine_count = 1;
     do {
         mh_cluster *c = NULL;
         books b = {.until_failure = ++n};
         mh_allocator_set(keep_books, &b);
-        err = mh_cluster_create(&c, &o);
+        mh_err err = mh_cluster_create(&c, &o);
         mh_cluster_destroy(&c);
         mh_allocator_set(NULL, NULL);
+        has_failed = b.until_failure <= 0; /* what fails while files are looked at is no failure of the start */
         assert_true(!err || err == MH_ERR_NO_MEMORY);
-        assert_int_equal(b.live, 0);
+        sweep(&b);
         assert_int_equal(mh__os_fd_count(), fds);
         assert_no_children();
-        err = b.until_failure <= 0 ? MH_ERR_NO_MEMORY : MH_OK; /* what fails while files are looked at is no failure of the start */
-    } while (err);
+    } while (has_failed);
     assert_true(n > 20);
 }
 
