@@ -1,6 +1,7 @@
 """Rows for locks, events, semaphores and values, beside the standard library's."""
 
 import multiprocessing
+import os
 import time
 
 import contenders as c
@@ -27,6 +28,18 @@ def lock_and_unlock(lock, count):
 def alone(library, count=200_000):
     lock = fork(library).Lock()
     return nanoseconds(count, lambda: lock_and_unlock(lock, count))
+
+
+def bare_calls(count=200_000):
+    """Two calls of C methods that do nothing: what acquiring and releasing cannot go below."""
+    nothing = []
+
+    def call():
+        for _ in range(count):
+            nothing.clear()
+            nothing.clear()
+
+    return nanoseconds(count, call)
 
 
 def contended(library, count=100_000):
@@ -77,6 +90,27 @@ def wake(library, make, send, wait, count=500):
     return 1e6 * sorted(b - a for a, b in zip(sent, seen))[count // 2]
 
 
+class _Bytes:
+    """A pipe of the kernel's, a byte for each signal: sleeping and waking without anything around them."""
+
+    def __init__(self):
+        self._reader, self._writer = os.pipe()
+
+    def send(self):
+        os.write(self._writer, b"x")
+
+    def wait(self):
+        os.read(self._reader, 1)
+
+    def __del__(self):
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+def bare_wake():
+    return wake(multiprocessing, lambda context: _Bytes(), _Bytes.send, _Bytes.wait)
+
+
 def wait_and_clear(event):
     event.wait()
     event.clear()
@@ -101,7 +135,11 @@ def counting(library, count=200_000):
     return c.per_second(count, count_up)
 
 
+FLOORS = {alone: ("two bare calls", bare_calls), event_wake: ("os.write to os.read", bare_wake), semaphore_wake: ("os.write to os.read", bare_wake)}
+
+
 def sync(warm):
+    """Beside the rows that wait, or cost no more than calls do, what they cannot go below here."""
     table = (
         ("Lock acquire and release", "ns", True, alone, Target(60, True)),
         ("Lock, two processes", "ns", True, contended, Target(200, True)),
@@ -109,5 +147,6 @@ def sync(warm):
         ("Semaphore release to wake p50", "µs", True, semaphore_wake, Target(12, True)),
         ("Value += 1 under its lock", "ops/s", False, counting, Target(2e6, False)),
     )
-    return [Row(name, unit, lower, {who: lambda library=library, run=run: run(library) for who, library in LIBRARIES.items()}, target)
+    return [Row(name, unit, lower, {**{who: lambda library=library, run=run: run(library) for who, library in LIBRARIES.items()},
+                                    **dict([FLOORS[run]] if run in FLOORS else [])}, target)
             for name, unit, lower, run, target in table]

@@ -173,6 +173,14 @@ PyObject *mhpy_worker_server(PyObject *module, PyObject *args);
 PyObject *mhpy_marks(PyObject *module, PyObject *names);
 PyObject *mhpy_is_marked(PyObject *module, PyObject *args);
 
+/* settled.c: one slice of waiting for another thread to settle something (false with an exception set), telling those who wait, and the end. */
+bool mhpy_settled_wait(PyThread_type_lock *place, mh_deadline until);
+void mhpy_settled_tell(PyThread_type_lock lock);
+void mhpy_settled_drop(PyThread_type_lock *place);
+
+/* own.c */
+PyObject *mhpy_own_methods(PyObject *module, PyObject *class);
+
 /* ---- process.c --------------------------------------------------------------------------------- */
 
 extern PyType_Spec mhpy_process_spec, mhpy_forkserver_spec;

@@ -89,11 +89,7 @@ static void dealloc(PyObject *self)
         PyObject_ClearWeakRefs(self);
     clear(self);
     drop_task(f); /* the task goes on */
-    if (f->settled) {
-        PyThread_acquire_lock(f->settled, NOWAIT_LOCK);
-        PyThread_release_lock(f->settled);
-        PyThread_free_lock(f->settled);
-    }
+    mhpy_settled_drop(&f->settled);
     Py_XDECREF(f->mailbox);
     Py_XDECREF(f->pool);
     type->tp_free(self);
@@ -187,8 +183,7 @@ static void settle(future *f, int state, PyObject *value)
     else
         commit(f, state, value);
     call_all_back(f);
-    if (f->settled)
-        PyThread_release_lock(f->settled);
+    mhpy_settled_tell(f->settled);
     Py_DECREF(f);
 }
 
@@ -310,25 +305,6 @@ static mh_err wait_for_task(future *f, mh_deadline until)
     return err;
 }
 
-/* One slice of waiting for another thread to settle it. */
-static bool wait_for_settled(future *f, mh_deadline until)
-{
-    if (!f->settled) {
-        if (!(f->settled = PyThread_allocate_lock())) {
-            PyErr_NoMemory();
-            return false;
-        }
-        PyThread_acquire_lock(f->settled, NOWAIT_LOCK);
-    }
-    int64_t left = until - mh_now();
-    PyThread_type_lock lock = f->settled;
-    Py_BEGIN_ALLOW_THREADS
-    if (left > 0 && PyThread_acquire_lock_timed(lock, left / 1000 + 1, 0) == PY_LOCK_ACQUIRED)
-        PyThread_release_lock(lock); /* for the next who waits */
-    Py_END_ALLOW_THREADS
-    return true;
-}
-
 /* Settle it when that can be done without waiting. Whether it is settled. */
 static bool look(future *f)
 {
@@ -350,7 +326,7 @@ static bool wait_until(future *f, mh_deadline until)
         slice = slice < until ? slice : until;
         if (f->state == PENDING && !f->is_watched)
             err = wait_for_task(f, slice);
-        else if (!wait_for_settled(f, slice))
+        else if (!mhpy_settled_wait(&f->settled, slice))
             return false;
         if (err && err != MH_ERR_TIMEOUT && err != MH_ERR_INTERRUPTED) {
             mhpy_raise(err);

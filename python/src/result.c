@@ -82,11 +82,7 @@ static void dealloc(PyObject *self)
         PyObject_ClearWeakRefs(self);
     clear(self);
     drop_futures(r); /* the tasks go on */
-    if (r->settled) {
-        PyThread_acquire_lock(r->settled, NOWAIT_LOCK);
-        PyThread_release_lock(r->settled);
-        PyThread_free_lock(r->settled);
-    }
+    mhpy_settled_drop(&r->settled);
     Py_XDECREF(r->mailbox);
     Py_XDECREF(r->pool);
     type->tp_free(self);
@@ -122,8 +118,7 @@ static void settle(result *r, PyObject *value)
     r->state = state;
     if (r->callback || r->error_callback)
         return; /* not ready before they were called */
-    if (r->settled)
-        PyThread_release_lock(r->settled);
+    mhpy_settled_tell(r->settled);
     call_more(r);
 }
 
@@ -220,8 +215,7 @@ static void settle_and_call(PyObject *self)
     }
     Py_CLEAR(r->callback);
     Py_CLEAR(r->error_callback);
-    if (r->settled)
-        PyThread_release_lock(r->settled);
+    mhpy_settled_tell(r->settled);
     call_more(r);
 }
 
@@ -235,25 +229,6 @@ static void announce(mh_future *f, void *ctx)
 }
 
 /* ---- waiting ------------------------------------------------------------------------------------------------- */
-
-/* One slice of waiting for another thread to settle it. */
-static bool wait_for_settled(result *r, mh_deadline until)
-{
-    if (!r->settled) {
-        if (!(r->settled = PyThread_allocate_lock())) {
-            PyErr_NoMemory();
-            return false;
-        }
-        PyThread_acquire_lock(r->settled, NOWAIT_LOCK);
-    }
-    int64_t left = until - mh_now();
-    PyThread_type_lock lock = r->settled;
-    Py_BEGIN_ALLOW_THREADS
-    if (left > 0 && PyThread_acquire_lock_timed(lock, left / 1000 + 1, 0) == PY_LOCK_ACQUIRED)
-        PyThread_release_lock(lock); /* for the next who waits */
-    Py_END_ALLOW_THREADS
-    return true;
-}
 
 static mh_err wait_for_next(result *r, mh_deadline until)
 {
@@ -278,7 +253,7 @@ static bool wait_until(result *r, mh_deadline until)
             slice = until;
         if (r->state == PENDING && !has_callbacks(r)) {
             err = wait_for_next(r, slice);
-        } else if (!wait_for_settled(r, slice)) {
+        } else if (!mhpy_settled_wait(&r->settled, slice)) {
             return false;
         }
         if (err && err != MH_ERR_TIMEOUT && err != MH_ERR_INTERRUPTED) {

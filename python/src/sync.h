@@ -46,6 +46,8 @@ int mhpy_semlock_acquire(PyObject *lock, mh_deadline until);
 bool mhpy_semlock_release(PyObject *lock);
 /* Whether the calling thread holds it, and how many times this process does. */
 bool mhpy_semlock_is_mine(PyObject *lock);
+/* Whether it is recursive and the calling thread holds it. */
+bool mhpy_semlock_is_held(PyObject *lock);
 int64_t mhpy_semlock_count(PyObject *lock);
 PyObject *mhpy_disown_semaphores(PyObject *module, PyObject *unused);
 extern PyType_Spec mhpy_semlock_spec;

@@ -545,4 +545,5 @@ bool mhpy_semlock_check(PyObject *object) { return PyObject_TypeCheck(object, mh
 int mhpy_semlock_acquire(PyObject *lock, mh_deadline until) { return acquire((semlock *)lock, until); }
 bool mhpy_semlock_release(PyObject *lock) { return release((semlock *)lock); }
 bool mhpy_semlock_is_mine(PyObject *lock) { return is_mine((semlock *)lock); }
+bool mhpy_semlock_is_held(PyObject *lock) { return ((semlock *)lock)->kind == RECURSIVE && mh_rmutex_is_mine(((semlock *)lock)->block.at); }
 int64_t mhpy_semlock_count(PyObject *lock) { return count_of((semlock *)lock); }

@@ -46,6 +46,9 @@ static bool release(synchronized *s)
     return !PyErr_Occurred();
 }
 
+/* A plain number whose recursive lock the caller holds: no code of anybody's runs while it is read or written, so the lock need not be taken once more. */
+static bool is_inside(const synchronized *s) { return s->code && s->is_ours && mhpy_semlock_is_held(s->lock); }
+
 /* ---- numbers ---------------------------------------------------------------------------------------------- */
 
 #define AS(type) (*(type *)s->at)
@@ -150,6 +153,8 @@ static PyObject *field_get(PyObject *self, PyObject *object, PyObject *type)
     if (!object || object == Py_None)
         return Py_NewRef(self);
     synchronized *s = owner_of(f, object);
+    if (s && f->is_value && is_inside(s))
+        return read_number(s);
     if (!s || !acquire(s))
         return NULL;
     PyObject *found = f->is_value ? read_number(s) : NULL;
@@ -171,6 +176,8 @@ static int field_set(PyObject *self, PyObject *object, PyObject *value)
         PyErr_Format(PyExc_AttributeError, "can't delete attribute '%U'", f->name);
         return -1;
     }
+    if (f->is_value && is_inside(s) && write_number(s, value))
+        return 0;
     if (!acquire(s))
         return -1;
     if (!(f->is_value && write_number(s, value)))

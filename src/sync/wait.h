@@ -8,7 +8,7 @@
 #define MH__SYNC_MAGIC(kind, version) \
     ((uint32_t)'M' | (uint32_t)'H' << 8 | (uint32_t)(kind) << 16 | (uint32_t)(version) << 24)
 
-/* Sleeping in slices of 1 ms, doubling to 50 ms: after each the sleeper looks whether somebody died, and so
+/* Sleeping in slices of 5 ms, doubling to 50 ms: after each the sleeper looks whether somebody died, and so
  * no wake that a dead process owed or swallowed is missed for longer than that. */
 typedef struct mh__slice {
     int64_t ns;

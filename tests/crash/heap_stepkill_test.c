@@ -138,41 +138,23 @@ static const char *check(void *at, const struct stepkill_point *point)
     return why;
 }
 
-static void run(const struct stepkill_case *c)
-{
-    struct stepkill_report report;
-    enum stepkill_outcome outcome = stepkill_run(c, &report);
-    if (outcome == STEPKILL_REFUSED)
-        MH_SKIP(report.why);
-    if (outcome != STEPKILL_DONE || report.broken)
-        print_error("%s: %u of %u points broken, first at step %u: %s\n", c->name, report.broken, report.points,
-                    report.first_broken, report.why);
-    assert_int_equal(outcome, STEPKILL_DONE);
-    assert_int_equal(report.broken, 0);
-    assert_true(report.points > 10);
-    printf("# %s: %u steps, %u kills\n", c->name, report.steps, report.points);
-}
+#define CASE(title, setup_fn, operation_fn) \
+    {.name = title, .shared_bytes = sizeof(shared), .setup = setup_fn, .prepare = prepare, .operation = operation_fn, .check = check, .sparse = 16}
+static const struct stepkill_case cases[] = {
+    CASE("allocating with a rest", setup, alloc_plain),
+    CASE("allocating with a gap before", setup, alloc_aligned),
+    CASE("allocating a whole hole", setup, alloc_whole_hole),
+    CASE("freeing with neighbours", setup_taken, free_plain),
+};
 
-#define CASE(function, setup_fn, operation_fn)                                                              \
-    static void function(void **state)                                                                      \
-    {                                                                                                       \
-        (void)state;                                                                                        \
-        run(&(struct stepkill_case){.name = #function, .shared_bytes = sizeof(shared), .setup = (setup_fn), \
-                                    .prepare = prepare, .operation = (operation_fn), .check = check,        \
-                                    .sparse = 16});                                                         \
-    }
-CASE(allocating_with_a_rest, setup, alloc_plain)
-CASE(allocating_with_a_gap_before, setup, alloc_aligned)
-CASE(allocating_a_whole_hole, setup, alloc_whole_hole)
-CASE(freeing_with_neighbours, setup_taken, free_plain)
+static void test_every_instruction(void **state)
+{
+    (void)state;
+    stepkill_run_all(cases, MH__COUNT_OF(cases));
+}
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(allocating_with_a_rest),
-        cmocka_unit_test(allocating_with_a_gap_before),
-        cmocka_unit_test(allocating_a_whole_hole),
-        cmocka_unit_test(freeing_with_neighbours),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_instruction)};
+    return cmocka_run_group_tests_name("heap_stepkill", tests, NULL, NULL);
 }

@@ -114,16 +114,7 @@ static const struct stepkill_case cases[] = {
 static void test_killed_at_every_instruction(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < MH__COUNT_OF(cases); i++) {
-        struct stepkill_report report;
-        enum stepkill_outcome outcome = stepkill_run(&cases[i], &report);
-        if (outcome == STEPKILL_REFUSED)
-            MH_SKIP(report.why);
-        if (outcome != STEPKILL_DONE || report.broken)
-            fail_msg("%s: broken at %u of %u points, first at step %u: %s", cases[i].name, report.broken, report.points,
-                     report.first_broken, report.why);
-        printf("# %s: %u steps, %u kills\n", cases[i].name, report.steps, report.points);
-    }
+    stepkill_run_all(cases, MH__COUNT_OF(cases));
 }
 
 int main(void)

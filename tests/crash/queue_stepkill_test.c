@@ -299,15 +299,7 @@ static const struct stepkill_case cases[] = {
 static void test_kill_at_every_instruction(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < MH__COUNT_OF(cases); i++) {
-        struct stepkill_report report;
-        enum stepkill_outcome outcome = stepkill_run(&cases[i], &report);
-        if (outcome == STEPKILL_REFUSED)
-            MH_SKIP(report.why);
-        printf("# %s: %u instructions, %u kills, %u broken\n", cases[i].name, report.steps, report.points, report.broken);
-        if (outcome != STEPKILL_DONE || report.broken)
-            fail_msg("%s: after instruction %u: %s", cases[i].name, report.first_broken, report.why);
-    }
+    stepkill_run_all(cases, MH__COUNT_OF(cases));
 }
 
 int main(void)

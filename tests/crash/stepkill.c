@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "mh_test.h"
 #include "os/cores.h"
 #include "os/identity.h"
 
@@ -45,7 +46,7 @@ struct run {
     pid_t child, waiter;
 };
 
-static int fail(struct run *r, const char *format, ...)
+static int explain(struct run *r, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -89,13 +90,13 @@ static int start_child(struct run *r)
     r->control->child = 0;
     r->child = fork();
     if (r->child < 0)
-        return fail(r, "fork: %s", strerror(errno));
+        return explain(r, "fork: %s", strerror(errno));
     if (r->child == 0)
         run_child(r);
     if (waitpid(r->child, &status, 0) < 0)
-        return fail(r, "waitpid: %s", strerror(errno));
+        return explain(r, "waitpid: %s", strerror(errno));
     if (!WIFSTOPPED(status) || WSTOPSIG(status) != SIGTRAP)
-        return fail(r, "%s: the child ended before the operation (status 0x%x)", r->c->name, (unsigned)status);
+        return explain(r, "%s: the child ended before the operation (status 0x%x)", r->c->name, (unsigned)status);
     return 0;
 }
 
@@ -123,7 +124,7 @@ static int start_waiter(struct run *r)
     r->control->waiter = 0;
     r->waiter = fork();
     if (r->waiter < 0)
-        return fail(r, "fork: %s", strerror(errno));
+        return explain(r, "fork: %s", strerror(errno));
     if (r->waiter == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         r->control->waiter = READY;
@@ -135,7 +136,7 @@ static int start_waiter(struct run *r)
         if (state == 'S')
             return 0;
         if (state == 'Z' || state == '?')
-            return fail(r, "%s: the waiter ended before the operation began", r->c->name);
+            return explain(r, "%s: the waiter ended before the operation began", r->c->name);
         sched_yield();
     }
 }
@@ -169,11 +170,11 @@ static int step(struct run *r, struct stepkill_point *at)
 {
     int status;
     if (ptrace(PTRACE_SINGLESTEP, r->child, 0, 0) < 0)
-        return fail(r, "PTRACE_SINGLESTEP: %s", strerror(errno));
+        return explain(r, "PTRACE_SINGLESTEP: %s", strerror(errno));
     at->step++;
     at->blocked = !has_stopped(r, &status);
     if (!at->blocked && (!WIFSTOPPED(status) || WSTOPSIG(status) != SIGTRAP))
-        return fail(r, "%s: the operation ended badly at step %u (status 0x%x)", r->c->name, at->step, (unsigned)status);
+        return explain(r, "%s: the operation ended badly at step %u (status 0x%x)", r->c->name, at->step, (unsigned)status);
     at->ended = r->control->child == ENDED;
     return 0;
 }
@@ -194,7 +195,7 @@ static int run_to(struct run *r, unsigned count, bool is_sparse, struct stepkill
         }
         count -= counts;
         if (at->step > MAX_STEPS)
-            return fail(r, "%s: more than %d instructions", r->c->name, MAX_STEPS);
+            return explain(r, "%s: more than %d instructions", r->c->name, MAX_STEPS);
     }
     return 0;
 }
@@ -263,7 +264,7 @@ static int try_point(struct run *r, unsigned count, bool is_sparse, struct stepk
     reap(&r->waiter);
     if (why && r->report->broken++ == 0) {
         r->report->first_broken = at->step;
-        fail(r, "%s: killed after %u instructions%s: %s", r->c->name, at->step, at->ended ? " (at its end)" : "", why);
+        explain(r, "%s: killed after %u instructions%s: %s", r->c->name, at->step, at->ended ? " (at its end)" : "", why);
     }
     return rc;
 }
@@ -292,14 +293,14 @@ static void *shared_pages(size_t size)
 static int is_traceable(struct run *r)
 {
 #ifdef INSTRUMENTED
-    return fail(r, "does not apply: a sanitizer's instructions are not those of the library");
+    return explain(r, "does not apply: a sanitizer's instructions are not those of the library");
 #else
     int status = 0;
     pid_t pid = fork();
     if (pid == 0)
         _exit(ptrace(PTRACE_TRACEME, 0, 0, 0) < 0 ? 1 : 0);
     if (pid < 0 || waitpid(pid, &status, 0) < 0 || status)
-        return fail(r, "PTRACE_TRACEME is not permitted here (seccomp, or yama's ptrace_scope)");
+        return explain(r, "PTRACE_TRACEME is not permitted here (seccomp, or yama's ptrace_scope)");
     return 0;
 #endif
 }
@@ -330,7 +331,7 @@ enum stepkill_outcome stepkill_run(const struct stepkill_case *c, struct stepkil
     if (r.shared && r.control && r.before)
         rc = try_points(&r);
     else
-        fail(&r, "out of memory");
+        explain(&r, "out of memory");
     if (r.shared)
         munmap(r.shared, c->shared_bytes);
     if (r.control)
@@ -338,4 +339,31 @@ enum stepkill_outcome stepkill_run(const struct stepkill_case *c, struct stepkil
     free(r.before);
     sched_setaffinity(0, sizeof cores, &cores);
     return rc ? STEPKILL_FAILED : STEPKILL_DONE;
+}
+
+void stepkill_run_all(const struct stepkill_case *cases, size_t count)
+{
+    unsigned points = 0, broken = 0;
+    const char *only = getenv("MH_CASE");
+    for (size_t i = 0; i < count; i++) {
+        struct stepkill_report report;
+        int64_t start = mh_now();
+        if (only && !strstr(cases[i].name, only))
+            continue;
+        enum stepkill_outcome outcome = stepkill_run(&cases[i], &report);
+        if (outcome == STEPKILL_REFUSED)
+            MH_SKIP(report.why);
+        if (outcome == STEPKILL_FAILED)
+            fail_msg("%s: %s", cases[i].name, report.why);
+        if (report.points == 0)
+            fail_msg("%s: nobody was killed", cases[i].name);
+        points += report.points;
+        broken += report.broken;
+        printf("# %-40s %5u instructions, %5u kills, %u broken, %lld ms\n", cases[i].name, report.steps, report.points, report.broken,
+               (long long)((mh_now() - start) / MH_MILLISECOND));
+        if (report.broken)
+            print_error("%s: first broken after instruction %u: %s\n", cases[i].name, report.first_broken, report.why);
+    }
+    printf("# %u kills in all\n", points);
+    assert_int_equal(broken, 0);
 }

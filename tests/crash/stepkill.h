@@ -62,4 +62,9 @@ enum stepkill_outcome {
 
 enum stepkill_outcome stepkill_run(const struct stepkill_case *c, struct stepkill_report *report);
 
+/* All cases whose names hold $MH_CASE, each reported in a line. Skips the running test where stepkill_run refuses, and fails it, after the last case,
+ * when one is broken;
+ * at once when one could not be run or nobody was killed in it. */
+void stepkill_run_all(const struct stepkill_case *cases, size_t count);
+
 #endif

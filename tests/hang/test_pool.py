@@ -8,17 +8,14 @@ import sys
 import threading
 
 import pytest
-from helpers import children, eventually, is_running, run_program, shared_names
+from helpers import children, eventually, is_running, lasting_pool, run_program, shared_names
 from programs import Program
+from tasks import square, throw
 
 import manyhands
 
 pytestmark = pytest.mark.timeout(60)
 SOON = 20
-
-
-def square(x):
-    return x * x
 
 
 def die_on_three(x):
@@ -54,17 +51,10 @@ class ReprFails(Exception):
         raise ValueError("no repr")
 
 
-def throw(kind, *args):
-    raise kind(*args)
-
-
 @pytest.fixture
 def pool():
-    with manyhands.Pool(2) as made:
+    with lasting_pool() as made:
         yield made
-        assert made.map(square, range(20), 1) == [i * i for i in range(20)], "the pool must go on"
-        made.close()
-        made.join()
 
 
 def test_01_map_with_a_killed_worker_ends(pool):

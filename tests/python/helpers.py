@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -55,6 +56,18 @@ def eventually(condition, seconds: float = 5.0):
         assert time.monotonic() < end, f"not within {seconds} s: {condition}"
         os.sched_yield()
     return value
+
+
+@contextlib.contextmanager
+def lasting_pool():
+    """A pool that whatever is done with it in between must leave in order."""
+    import manyhands
+
+    with manyhands.Pool(2) as made:
+        yield made
+        assert made.map(abs, range(-20, 0), 1) == list(range(20, 0, -1)), "the pool must go on"
+        made.close()
+        made.join()
 
 
 def descriptors() -> int:

@@ -192,6 +192,10 @@ def square(x: Any) -> Any:
     return x * x
 
 
+def throw(kind: type[BaseException], *args: Any) -> None:
+    raise kind(*args)
+
+
 def add(a: Any, b: Any) -> Any:
     return a + b
 

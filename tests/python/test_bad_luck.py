@@ -8,13 +8,10 @@ import threading
 import time
 
 import pytest
-from helpers import eventually, is_running, run_program
+from helpers import eventually, is_running, lasting_pool, run_program
+from tasks import square, throw
 
 import manyhands
-
-
-def square(x):
-    return x * x
 
 
 def die_on(x, how=signal.SIGKILL, bad=3):
@@ -63,17 +60,10 @@ def make(kind):
     return kind() if callable(kind) else kind
 
 
-def throw(kind, *args):
-    raise kind(*args)
-
-
 @pytest.fixture
 def pool():
-    with manyhands.Pool(2) as made:
+    with lasting_pool() as made:
         yield made
-        assert made.map(square, range(20), 1) == [i * i for i in range(20)], "the pool must go on"
-        made.close()
-        made.join()
 
 
 # ---- workers that die ----------------------------------------------------------------------------

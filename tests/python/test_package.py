@@ -27,21 +27,23 @@ def test_examples_in_docstrings(module):
 
 
 def test_stub_names_what_is_there():
-    """Every public name of the extension is in _core.pyi, and the other way round."""
+    """Every public name of the extension is in _core.pyi, and the other way round. The stub's own classes hold what others have in common."""
     import ast
+
+    def is_public(name):
+        return not (name.startswith("__") and name.endswith("__"))
 
     def names_in(body):
         return {n.name if hasattr(n, "name") else getattr(n.target, "id", "") for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.AnnAssign))}
 
     tree = ast.parse((FOLDER / "_core.pyi").read_text())
-    public = {n for n in dir(_core) if not n.startswith("__")}
-    assert names_in(tree.body) == public
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef):
-            kind = getattr(_core, node.name)
-            there = {n for n, v in vars(kind).items() if not (n.startswith("__") and n.endswith("__"))}
-            written = {n for n in names_in(node.body) if not (n.startswith("__") and n.endswith("__"))}
-            assert there == written, node.name
+    classes = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
+    common = {name for name, n in classes.items() if any(getattr(d, "id", "") == "type_check_only" for d in n.decorator_list)}
+    assert names_in(tree.body) - common == {n for n in dir(_core) if not n.startswith("__")}
+    for name in classes.keys() - common:
+        bodies = [classes[name].body, *(classes[b.id].body for b in classes[name].bases if getattr(b, "id", "") in common)]
+        assert set(filter(is_public, vars(getattr(_core, name)))) == set(filter(is_public, set().union(*map(names_in, bodies)))), name
+
 
 
 def test_mypy_strict():
@@ -73,6 +75,30 @@ def test_the_public_interface_is_typed():
     assert done.returncode == 0, done.stdout
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_hot_methods_belong_to_the_classes_that_users_have():
+    """CPython's specialised calls want a descriptor of the object's own class."""
+    lock, value = manyhands.Lock(), manyhands.Value("i", 0)
+    for thing, names in ((lock, ["acquire", "release"]), (manyhands.RLock(), ["acquire"]), (value, ["get_lock"]), (manyhands.Queue(), ["put", "get"]),
+                         (manyhands.SimpleQueue(), ["put"]), (manyhands.Event(), ["set"]), (manyhands.Pipe()[0], ["send", "recv"])):
+        for name in names:
+            assert vars(type(thing))[name].__objclass__ is type(thing)
+
+    class Mine(manyhands.synchronize.Lock):
+        def release(self):
+            return "released"
+
+    @_core.own_methods
+    class Owned(Mine):
+        pass
+
+    mine = Owned(ctx=manyhands.get_context())
+    assert mine.acquire() and mine.release() == "released" and mine.__class__.acquire.__objclass__ is Owned
+    with pytest.raises(TypeError, match="Owned"):
+        Owned.acquire(lock)
+    with pytest.raises(TypeError, match="takes a class"):
+        _core.own_methods(1)
 
 
 def test_typed():

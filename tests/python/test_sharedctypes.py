@@ -159,6 +159,23 @@ def test_the_lock_is_given_back_after_an_error():
     assert made.get_lock()._get_value() == items.get_lock()._get_value() == 1
 
 
+def test_who_holds_the_lock_reads_at_once_and_others_wait():
+    value = manyhands.Value("q", 1)
+    seen = []
+    with value.get_lock():
+        reader = threading.Thread(target=lambda: seen.append(value.value))
+        reader.start()
+        for _ in range(1000):
+            value.value += 1
+        value.value = -7
+        assert value.value == -7 and value.get_lock()._count() == 1 and not seen
+    reader.join()
+    assert seen == [-7]
+    with value.get_lock(), pytest.raises(TypeError):
+        value.value = "text"
+    assert value.value == -7 and value.get_lock()._get_value() == 1
+
+
 def test_structures():
     made = fork.Value(Point3, 3, 0.5, 7)
     assert (made.x, made.y, made.z) == (3, 0.5, 7)
