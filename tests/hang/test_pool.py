@@ -191,6 +191,6 @@ if __name__ == "__main__":
     everybody = children(parent.pid) | set(workers)
     parent.kill()
     parent.wait()
-    eventually(lambda: not any(map(is_running, everybody)), 1.0 if method == "fork" else 2.0)
+    eventually(lambda: not any(map(is_running, everybody)), SOON)
     parent.stdout.close()
     assert shared_names() <= before
