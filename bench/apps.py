@@ -3,7 +3,8 @@
     python bench/apps.py [--rounds N] [--app NAME]... [--out FOLDER]
 
 Every application is measured in paired rounds: each contender once, in turn, then the next round; the table shows medians, and how
-many times longer each takes than ours on all cores. Each result is checked before a time counts. Writes apps.md, apps.json and the plots
+many times longer each takes than ours on all cores. Each result is checked before a time counts. A peer that is not installed, or fails, stands in the table
+with the reason. Writes apps.md, apps.json and the plots
 into docs/benchmarks/ (which git ignores), or into FOLDER.
 """
 
@@ -11,9 +12,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
+import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,7 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 CORES = len(os.sched_getaffinity(0))
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-OURS, KERNEL = "Manyhands, pool", "the same kernel, one process"
+OURS, KERNEL, ENGINES = "Manyhands, pool", "the same kernel, one process", "Manyhands, engines of a cluster"
 APPS = ("md", "video", "nn", "search", "squares", "options", "words")
 
 
@@ -36,6 +41,7 @@ class Contender:
     run: Callable[[], dict[str, Any]] # its result; "seconds" is the time of the work, without starting interpreters
     rounds: int = 99                  # at most; slow peers need fewer
     note: str = ""
+    needs: str = ""                   # of a peer: the program or the Python module that it is made of
 
 
 @dataclass
@@ -49,6 +55,7 @@ class Application:
     bytes_moved: float = 0 # by the kernel, all in all: how near to the limit of the memory it is
     plot: Callable[[Path], list[str]] = lambda folder: []
     times: dict[str, list[float]] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict) # why a contender was not measured
 
 
 def run_program(command: list[Any], **environment: str) -> str:
@@ -64,11 +71,28 @@ def run_json(command: list[Any], **environment: str) -> dict[str, Any]:
     return json.loads(run_program(command, **environment).strip().splitlines()[-1])
 
 
+def run_face(program: str, pattern: str, *arguments: Any) -> re.Match[str]:
+    """What the Python face of an application prints."""
+    text = run_program([sys.executable, ROOT / "examples" / program, *arguments])
+    found = re.search(pattern, text, re.M)
+    if not found:
+        raise SystemExit(f"{program} printed {text!r}")
+    return found
+
+
 def version_of(command: list[str], line: int = 0) -> str:
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=60)
         return (run.stdout or run.stderr).strip().splitlines()[line].strip()
     except (OSError, IndexError, subprocess.TimeoutExpired):
+        return "not there"
+
+
+def version(package: str) -> str:
+    """Of a Python package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
         return "not there"
 
 
@@ -119,15 +143,33 @@ def describe_machine() -> list[str]:
 
 # ---- measuring ----------------------------------------------------------------------------------
 
+def is_there(needed: str) -> bool:
+    return bool(shutil.which(needed) or importlib.util.find_spec(needed))
+
+
+def run_contender(app: Application, contender: Contender, last: dict[str, dict[str, Any]]) -> None:
+    """Once. A peer that fails is told and left out from then on; when one of ours does, all ends."""
+    if contender.needs and not is_there(contender.needs):
+        app.absent[contender.name] = f"{contender.needs} is not installed"
+        return
+    try:
+        last[contender.name] = result = contender.run()
+        app.times.setdefault(contender.name, []).append(result["seconds"])
+        print(f"{result['seconds']:.3f} s", flush=True)
+    except (SystemExit, subprocess.TimeoutExpired, ValueError, KeyError, TypeError, IndexError) as problem:
+        if not contender.needs:
+            raise
+        app.absent[contender.name] = (str(problem).strip().splitlines() or [type(problem).__name__])[-1][:200]
+        print(f"failed: {app.absent[contender.name]}", flush=True)
+
+
 def measure(app: Application, rounds: int) -> dict[str, dict[str, Any]]:
     last: dict[str, dict[str, Any]] = {}
     for turn in range(rounds):
         for contender in app.contenders:
-            if turn < contender.rounds:
+            if turn < contender.rounds and contender.name not in app.absent:
                 print(f"  round {turn + 1}: {contender.name} ...", end=" ", flush=True)
-                last[contender.name] = result = contender.run()
-                app.times.setdefault(contender.name, []).append(result["seconds"])
-                print(f"{result['seconds']:.3f} s", flush=True)
+                run_contender(app, contender, last)
     return last
 
 
@@ -140,6 +182,9 @@ def report(app: Application, right: list[str], limits: dict[int, tuple[float, fl
     ours = median(app, OURS)
     lines = [f"## {app.title}", "", app.work, "", "| | seconds | times ours | |", "| --- | ---: | ---: | --- |"]
     for c in app.contenders:
+        if c.name not in app.times:
+            lines.append(f"| {c.name} | – | – | not measured: {app.absent.get(c.name, 'no round was left for it')} |")
+            continue
         lines.append(f"| {c.name} | {median(app, c.name):.3f} | {median(app, c.name) / ours:.2f} | {c.note} |")
     missed = []
     lines.append("")
@@ -153,7 +198,7 @@ def report(app: Application, right: list[str], limits: dict[int, tuple[float, fl
             lines.append(f"- memory: it moves {app.bytes_moved / ours / 1e9:.1f} GB/s; copying by {CORES} processes reaches {limits[CORES][0] / 1e9:.1f} GB/s")
         if scale < aim:
             missed.append(f"{app.title}: {scale:.2f} times the kernel, not {aim:.2f}")
-    if app.python:
+    if app.python in app.times:
         times = median(app, app.python) / ours
         lines.append(f"- {times:.1f} times faster than {app.python} (aim {app.python_aim})")
         if times < app.python_aim:
@@ -186,9 +231,10 @@ def main() -> None:
         plain[name] = app.times
         print("\n".join(section), flush=True)
     lines += ["## Aims that this run missed", "", *([f"- {line}" for line in missed] or ["None."]), ""]
-    (options.out / "apps.md").write_text("\n".join(lines))
-    (options.out / "apps.json").write_text(json.dumps({"machine": machine, "seconds": plain}, indent=1) + "\n")
-    print(f"{len(plain)} applications, {len(missed)} aims missed{': ' + '; '.join(missed) if missed else ''}\n{options.out / 'apps.md'}")
+    name = "apps" if not options.app else "apps-" + "-".join(options.app) # parts of a run do not overwrite a whole one
+    (options.out / f"{name}.md").write_text("\n".join(lines))
+    (options.out / f"{name}.json").write_text(json.dumps({"machine": machine, "seconds": plain}, indent=1) + "\n")
+    print(f"{len(plain)} applications, {len(missed)} aims missed{': ' + '; '.join(missed) if missed else ''}\n{options.out / name}.md")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from apps import CORES, KERNEL, ONE_THREAD, OURS, ROOT, Application, Contender, run_json, run_program
+from apps import CORES, ENGINES, KERNEL, ONE_THREAD, OURS, ROOT, Application, Contender, run_face, run_json, run_program, version
 
-PATHS = 20
+PATHS = 100
 OPTIONS = ROOT / "build" / "examples" / "options" / "options"
 # the options of QuantLib's examples EquityOption (a put) and european-option (a call)
 EXAMPLES = (("--spot", 36, "--strike", 40, "--rate", 0.06, "--dividend", 0, "--volatility", 0.2),
@@ -23,8 +23,13 @@ def ours(workers: int, *option: Any) -> dict[str, Any]:
             "exact": float(re.search(r"Black-Scholes (\S+),", text)[1])}
 
 
-def numpy_peer(workers: int) -> dict[str, Any]:
-    return run_json([sys.executable, ROOT / "bench/peers/options_numpy.py", PATHS, workers], **ONE_THREAD)
+def engines() -> dict[str, Any]:
+    found = run_face("options/options.py", r"in (\S+) s\n.*\((\S+)\)", "--engines", CORES, "--paths", PATHS)
+    return {"seconds": float(found[1]), "bits": float.fromhex(found[2]).hex()}
+
+
+def peer(name: str) -> dict[str, Any]:
+    return run_json([sys.executable, ROOT / "bench/peers/options_numpy.py", name, PATHS, CORES], **ONE_THREAD)
 
 
 def quantlib(spot: float, strike: float, rate: float, dividend: float, volatility: float, call: bool) -> float:
@@ -40,16 +45,16 @@ def quantlib(spot: float, strike: float, rate: float, dividend: float, volatilit
 
 
 def check(results: dict[str, dict[str, Any]]) -> list[str]:
-    if results[OURS]["bits"] != results[KERNEL]["bits"]:
-        raise SystemExit("the pool's value differs from that of one process")
+    if len({float.fromhex(results[name]["bits"]) for name in (OURS, ENGINES, KERNEL)}) != 1:
+        raise SystemExit("the pool's or the engines' value differs from that of one process")
     said = []
-    for option in EXAMPLES:
+    for option in EXAMPLES if version("QuantLib") != "not there" else ():
         mine, (spot, strike, rate, dividend, volatility) = ours(CORES, *option), [v for v in option if not isinstance(v, str)]
         theirs = quantlib(spot, strike, rate, dividend, volatility, "--call" in option)
         if abs(mine["value"] - theirs) > 4 * mine["error"] or abs(mine["exact"] - theirs) > 1e-6:
             raise SystemExit(f"{option}: {mine}, QuantLib {theirs}")
         said.append(f"{mine['value']:.6f}, standard error {mine['error']:.6f}; Black-Scholes {mine['exact']:.6f}, QuantLib {theirs:.6f}")
-    return [f"pool and one process: the same bits ({results[OURS]['bits']})", *said]
+    return [f"pool, one process and a cluster's engines: the same bits ({results[OURS]['bits']})", *said]
 
 
 def plot(folder: Path) -> list[str]:
@@ -61,11 +66,15 @@ def plot(folder: Path) -> list[str]:
 
 
 def make(folder: Path) -> Application:
-    import numpy
-    import QuantLib
     return Application(
-        "Option pricing", f"A European put by Monte Carlo, {PATHS} million paths (NumPy {numpy.__version__}, QuantLib {QuantLib.__version__})",
+        "Option pricing", f"A European put by Monte Carlo, {PATHS} million paths (NumPy {version('numpy')}, QuantLib {version('QuantLib')}, joblib {version('joblib')}, dask "
+        f"{version('dask')}, Ray {version('ray')}, ipyparallel {version('ipyparallel')}); in NumPy by blocks of a million",
         [Contender(OURS, lambda: ours(CORES)), Contender(KERNEL, lambda: ours(1)),
-         Contender("NumPy", lambda: numpy_peer(1)), Contender("NumPy, multiprocessing", lambda: numpy_peer(CORES)),
-         Contender("plain Python loop", lambda: run_json([sys.executable, ROOT / "bench/peers/options_numpy.py", PATHS, 0]), rounds=1,
-                   note="measured with a twentieth of the paths")], check, plot=plot)
+         Contender(ENGINES, engines, note="in Python, the kernel by ctypes"),
+         Contender("NumPy", lambda: peer("loop"), needs="numpy"),
+         Contender("NumPy, multiprocessing", lambda: peer("multiprocessing"), needs="numpy"),
+         Contender("NumPy, joblib", lambda: peer("joblib"), rounds=2, needs="joblib"),
+         Contender("NumPy, dask", lambda: peer("dask"), rounds=1, needs="dask"),
+         Contender("NumPy, Ray", lambda: peer("ray"), rounds=1, needs="ray"),
+         Contender("NumPy, ipyparallel", lambda: peer("ipyparallel"), rounds=1, needs="ipyparallel"),
+         Contender("plain Python loop", lambda: peer("plain"), rounds=1, needs="numpy", note="measured with a twentieth of the paths")], check, plot=plot)

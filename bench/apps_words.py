@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from apps import CORES, KERNEL, OURS, ROOT, Application, Contender, run_json, run_program, version_of
+from apps import CORES, KERNEL, OURS, ROOT, Application, Contender, run_json, run_program, version, version_of
 
 PART = "changelog"
 # The usual text tools: each job counts some files, the last steps add up.
@@ -39,13 +39,19 @@ def pipeline() -> dict[str, Any]:
     return {"seconds": time.perf_counter() - start, "words": words, "kinds": kinds}
 
 
+IN_PYTHON = {"Manyhands, pool, in Python": "manyhands", "Manyhands, engines, in Python": "engines", "plain Python loop": "loop",
+             "multiprocessing": "multiprocessing", "joblib, loky": "joblib", "dask": "dask", "Ray": "ray", "ipyparallel": "ipyparallel"}
+
+
 def check(results: dict[str, dict[str, Any]]) -> list[str]:
-    ours, peers = results["Manyhands, pool, in Python"], [r for name, r in results.items() if "Python" in name or name in ("multiprocessing", "joblib, loky")]
-    if len({(r["words"], r["kinds"]) for r in peers}) != 1:
-        raise SystemExit(f"the counts differ: {peers}")
-    return [f"in C: pool and one process count the same, {results[OURS]['kinds']:,} kinds of words in {results[OURS]['megabytes']} MB of compressed files; "
-            f"GNU parallel's {results['GNU parallel']['kinds']:,} (it also counts in files that hold zero bytes, and does not cut at 63 letters)",
-            f"in Python: all count {ours['words']:,} words of {ours['kinds']:,} kinds (their words may have an apostrophe)"]
+    counts = {(results[name]["words"], results[name]["kinds"]) for name in IN_PYTHON if name in results}
+    if len(counts) != 1:
+        raise SystemExit(f"the counts differ: { {name: results[name] for name in IN_PYTHON if name in results} }")
+    (words, kinds), said = counts.pop(), ""
+    if "GNU parallel" in results:
+        said = f"; GNU parallel's {results['GNU parallel']['kinds']:,} (it also counts in files that hold zero bytes, and does not cut at 63 letters)"
+    return [f"in C: pool and one process count the same, {results[OURS]['kinds']:,} kinds of words in {results[OURS]['megabytes']} MB of compressed files{said}",
+            f"in Python: all count {words:,} words of {kinds:,} kinds (their words may have an apostrophe)"]
 
 
 def make(folder: Path) -> Application:
@@ -53,10 +59,10 @@ def make(folder: Path) -> Application:
         if path.is_file():
             path.read_bytes() # so that whoever comes first need not wait for the disk
     return Application(
-        "Words", f"All changelogs below /usr/share/doc ({version_of(['parallel', '--version'])})",
+        "Words", f"All changelogs below /usr/share/doc ({version_of(['parallel', '--version'])}, joblib {version('joblib')}, dask {version('dask')}, Ray "
+        f"{version('ray')}, ipyparallel {version('ipyparallel')})",
         [Contender(OURS, both, note="in C"), Contender(KERNEL, lambda: dict(last), note="in C"),
-         Contender("GNU parallel", pipeline, note="zcat, tr, awk"),
-         Contender("Manyhands, pool, in Python", lambda: python("manyhands")),
-         Contender("plain Python loop", lambda: python("loop"), rounds=2),
-         Contender("multiprocessing", lambda: python("multiprocessing"), rounds=2),
-         Contender("joblib, loky", lambda: python("joblib"), rounds=2)], check)
+         Contender("GNU parallel", pipeline, needs="parallel", rounds=2, note="zcat, tr, awk"),
+         *(Contender(name, lambda tool=tool: python(tool), rounds=1 if tool not in ("manyhands", "engines") else 2,
+                     needs={"loop": "python3", "multiprocessing": "python3", "manyhands": "", "engines": ""}.get(tool, tool)) for name, tool in IN_PYTHON.items())],
+        check)

@@ -33,6 +33,7 @@ import manyhands.parallel as ipp
 from manyhands.parallel.cluster import private
 
 RETRIES = 3     # of a task whose worker or engine was killed
+CHUNKS = 64     # for each engine, in what divides by itself
 TRIES = 5       # legs in a row that lose an engine until we give up
 PATIENCE = 60   # seconds for engines to come, and to find each other
 BROKEN = 13     # MH_ERR_BROKEN: another member of the team is gone
@@ -158,7 +159,7 @@ class Workers:
 
     def __init__(self, count: int | None = None, client: ipp.Client | None = None, kill: int | None = None):
         """kill: for tests: whoever has the item of this number is killed, once."""
-        self.is_cluster, self.kill = client is not None, kill
+        self.client, self.kill = client, kill
         self.pool: Any = manyhands.Pool(count or None) if client is None else manyhands.Pool(cluster=client, retries=RETRIES)
 
     def __enter__(self) -> Workers:
@@ -175,11 +176,12 @@ class Workers:
                 flag = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "killed")
                 items, before = [(k == self.kill, item) for k, item in enumerate(items)], [flag, *name_of(function)[1:]]
                 task = functools.partial(mortal, *before)
-            if self.is_cluster:
+            if self.client is not None:
                 task = functools.partial(call, *name_of(mortal if before else function), *before)
             imap = self.pool.imap if ordered else self.pool.imap_unordered
-            if self.is_cluster:
-                yield from tqdm(imap(task, items), desc=progress, total=len(items), disable=progress is None)
+            if self.client is not None:
+                chunk = max(1, len(items) // (CHUNKS * max(1, len(self.client)))) # what is sent at once
+                yield from tqdm(imap(task, items, chunk), desc=progress, total=len(items), disable=progress is None)
             else:
                 yield from imap(task, items, retries=(RETRIES, 0), progress=progress or False)
 

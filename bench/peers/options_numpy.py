@@ -1,19 +1,27 @@
-"""A European put by Monte Carlo as a Python user starts it.    python bench/peers/options_numpy.py MILLIONS WORKERS   (0: a plain loop)"""
+"""A European put by Monte Carlo as a Python user starts it: blocks in NumPy.    python bench/peers/options_numpy.py NAME MILLIONS WORKERS
+
+NAME is a function of tools.py, or `plain`: no NumPy. Prints seconds and the value.
+"""
 
 import json
 import math
-import multiprocessing
+import os
 import random
 import sys
 import time
 
 import numpy
+import tools
 
+os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2]) # for what the tools start
 SPOT, STRIKE, RATE, VOLATILITY, YEARS = 36, 40, 0.06, 0.2, 1
 BLOCK = 1_000_000
 
 
 def block(seed):
+    """The sum of what the paths of one block pay; None: no work."""
+    if seed is None:
+        return 0.0
     normal = numpy.random.default_rng(seed).standard_normal(BLOCK)
     end = SPOT * numpy.exp((RATE - VOLATILITY ** 2 / 2) * YEARS + VOLATILITY * math.sqrt(YEARS) * normal)
     return numpy.maximum(STRIKE - end, 0).sum()
@@ -28,18 +36,16 @@ def loop(paths):
 
 
 def main():
-    millions, workers = int(sys.argv[1]), int(sys.argv[2])
-    if workers > 1:
-        pool = multiprocessing.Pool(workers)
-        pool.map(len, [""] * 8)
+    name, millions, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    times = 20 if name == "plain" else 1
+    work = (lambda: [loop(millions * BLOCK // times) * times]) if name == "plain" else getattr(tools, name)(block, list(range(millions)), None, workers)
     start = time.perf_counter()
-    if workers == 0:
-        total, times = loop(millions * BLOCK // 20) * 20, 20
-    else:
-        total, times = sum(pool.map(block, range(millions)) if workers > 1 else map(block, range(millions))), 1
+    total = sum(work())
     seconds = (time.perf_counter() - start) * times
-    print(json.dumps({"seconds": seconds, "value": math.exp(-RATE * YEARS) * total / (millions * BLOCK)}))
+    print(json.dumps({"seconds": seconds, "value": math.exp(-RATE * YEARS) * total / (millions * BLOCK)}), flush=True)
 
 
 if __name__ == "__main__":
+    from options_numpy import main # as the tools' workers know it
+
     main()

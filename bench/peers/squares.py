@@ -30,6 +30,16 @@ def manyhands(numbers, workers):
     return lambda: pool.map(square, numbers)
 
 
+def engines(numbers, workers):
+    """A cluster of ours."""
+    from manyhands import Pool
+    from manyhands.parallel import Client
+    from manyhands.parallel.cluster import private
+    pool = Pool(cluster=Client(private.start(workers, quiet=True).connection_file))
+    pool.map(squares_of, [[1]] * 8)
+    return lambda: flat(pool.imap(squares_of, in_parts(numbers)))
+
+
 def multiprocessing(numbers, workers):
     import multiprocessing
     pool = multiprocessing.Pool(workers)
