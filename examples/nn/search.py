@@ -7,9 +7,12 @@ The other way in which the field uses many cores: not one training on all of the
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1") # the trainings are what is parallel
 
 import joblib
 from sklearn.model_selection import GridSearchCV
