@@ -1,9 +1,11 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1") # before NumPy is there: threads of its own would wait for each other on a busy machine
 ROOT = Path(__file__).resolve().parents[2]
 for name in ("examples", "bench", "examples/md", "examples/nn", "examples/video", "examples/options"):
     sys.path.insert(0, str(ROOT / name))

@@ -52,10 +52,3 @@ def test_momentum_stays_and_energy_nearly():
     result = Melt(cells=6, steps=200, thermo=1, workers=1).run()
     assert abs(result.velocities.sum(axis=0)).max() < 1e-8
     assert numpy.ptp(result.records["total_energy"]) < 0.02
-
-
-def test_picture(tmp_path):
-    from melt import Melt, plot
-
-    plot(Melt(cells=5, steps=20, workers=1).run(), tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {"atoms.png", "energy.png"}

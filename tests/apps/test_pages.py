@@ -26,7 +26,9 @@ def commands():
         for line in block.splitlines():
             words = shlex.split(line, comments=True)
             if words and words[0] != "make":
-                yield pytest.param(words, id=f"{page.stem}: {' '.join(words)}")
+                # other tests have these, with less to start
+                marks = [pytest.mark.long] if "--engines" in words or "search.py" in words[-1] else []
+                yield pytest.param(words, id=f"{page.stem}: {' '.join(words)}", marks=marks)
 
 
 def shortened(words):
@@ -45,6 +47,8 @@ def test_command(words, tmp_path):
         (tmp_path / folder).symlink_to(ROOT / folder)
     done = subprocess.run(shortened(words), cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
+    if "--plot" in words:
+        assert list((tmp_path / "pictures").glob("*.png"))
 
 
 @pytest.mark.parametrize("program", [pytest.param(block, id=page.stem) for page, block in blocks("py") if "with `make examples` done" in block])
