@@ -221,6 +221,7 @@ class Team:
         for _ in range(TRIES):
             with contextlib.suppress(Lost):
                 return self._meet()
+        raise SystemExit(f"{TRIES} times in a row an engine was lost before the work began")
 
     def _meet(self) -> None:
         """A new mesh, if the engines that there are have changed."""
@@ -231,7 +232,7 @@ class Team:
         new = [e for e in self.ids if e not in self.known]
         token = secrets.token_hex(8)
         if new and self.setup:
-            self._wait([self.client[e].apply_async(call, *name_of(self.setup), *self.data) for e in new])
+            self._wait(self._call(e, self.setup, *self.data) for e in new)
         self.known.update(new)
         addresses = self._ask(listen, [(token, self.network)] * len(self.ids))
         self._ask(join, [(token, rank, addresses, secret) for rank in range(len(self.ids))])
@@ -239,7 +240,7 @@ class Team:
 
     def _ask(self, function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list[Any]:
         """function(*arguments[rank]) on each engine at the same time. Lost when one is gone; ends the program when one fails by itself."""
-        ended = self._wait([self.client[e].apply_async(call, *name_of(function), *arguments[rank]) for rank, e in enumerate(self.ids)])
+        ended = self._wait(self._call(e, function, *arguments[rank]) for rank, e in enumerate(self.ids))
         errors = {result for result in ended if isinstance(result, int)} - {0}
         if errors - {BROKEN}:
             raise SystemExit(f"an engine failed: mh_err {max(errors - {BROKEN})} (see manyhands/base.h)")
@@ -247,12 +248,19 @@ class Team:
             raise Lost
         return ended
 
+    def _call(self, engine: int, function: Callable[..., Any], *arguments: Any) -> Any:
+        """An AsyncResult, or None: the engine has just gone."""
+        try:
+            return self.client[engine].apply_async(call, *name_of(function), *arguments)
+        except (IndexError, ipp.NoEnginesRegistered):
+            return None
+
     @staticmethod
-    def _wait(results: list[Any]) -> list[Any]:
+    def _wait(results: Iterator[Any]) -> list[Any]:
         ended, lost = [], False
-        for result in results:
+        for result in list(results):
             try:
-                ended.append(result.get())
+                ended.append(result.get() if result is not None else BROKEN)
             except ipp.CompositeError as problem:
                 if any(name != "EngineError" for name, *_ in problem.elist):
                     raise
