@@ -4,6 +4,7 @@
 Standard input brings lines of names, the channel takes a line of JSON for each thing that happens.
 """
 
+import contextlib
 import ctypes
 import faulthandler
 import importlib
@@ -11,11 +12,16 @@ import importlib.machinery
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from ipp_places import PLACES
+
+APART, APART_FLAG = ("test_ssh",), "--apart"  # files that have a runner for themselves, for the namespaces that it goes into
 
 # The installed package, whoever answers imports of it.
 FOLDER = Path(importlib.machinery.PathFinder.find_spec("ipyparallel").origin).parent / "tests"
@@ -94,7 +100,7 @@ def warm_engines():
     tests.add_engines = add_warm
 
 
-def serve(channel, bound):
+def serve(channel, bound, is_apart=False):
     warm_engines()
     try:
         importlib.import_module("matplotlib.font_manager")  # its first import on a machine lists all fonts, for minutes
@@ -103,9 +109,13 @@ def serve(channel, bound):
     for line in sys.stdin:
         wanted = {name.partition("::")[2] for name in json.loads(line)}
         file = next(iter(wanted)).partition("::")[0]
+        if file in APART and not is_apart:
+            subprocess.run([sys.executable, __file__, APART_FLAG, str(channel), str(bound)], input=line, text=True, pass_fds=[channel])
+            continue
         reporter = Reporter(channel, wanted)
-        # A test that has no bound of its own must end, with its stack, before the runner is taken to hang.
-        run(reporter, f"--timeout={bound * 0.75:.0f}", f"{FOLDER / file}.py")
+        with PLACES.get(file, contextlib.nullcontext)():
+            # A test that has no bound of its own must end, with its stack, before the runner is taken to hang.
+            run(reporter, f"--timeout={bound * 0.75:.0f}", f"{FOLDER / file}.py")
         reporter.say(done=True, altered=False)
 
 
@@ -119,4 +129,4 @@ if __name__ == "__main__":
     libc = ctypes.CDLL(None)
     libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: whoever reads the channel is gone
     libc.prctl(36, 1)              # PR_SET_CHILD_SUBREAPER: daemons that tests leave behind are found below this process
-    serve(int(sys.argv[2]), float(sys.argv[3]))
+    serve(int(sys.argv[2]), float(sys.argv[3]), is_apart=sys.argv[1] == APART_FLAG)

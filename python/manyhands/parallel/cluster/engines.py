@@ -53,16 +53,19 @@ def read_hosts(text: str) -> dict[str, int]:
 
 
 class Bell:
-    """Rung by signals, by the end of the engines and by that of the owner; says by which."""
+    """Rung by signals, by the end of the engines and by that of the owner; says by which. Signals that are for the engines wait in `passed`."""
 
     def __init__(self, owner: int) -> None:
         self.why = ""
+        self.passed: list[int] = []
         self._out, self._in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(self._out, select.POLLIN)
         self._owner = -1
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda number, frame: self.ring(signal.strsignal(number) or ""))
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, lambda number, frame: self._pass(number))
         if owner:
             self._watch(owner)
 
@@ -76,19 +79,28 @@ class Bell:
         else:
             self._poll.register(self._owner, select.POLLIN)
 
+    def _pass(self, number: int) -> None:
+        self.passed.append(number)
+        self._wake()
+
     def ring(self, why: str) -> None:
         self.why = self.why or why
+        self._wake()
+
+    def _wake(self) -> None:
         try:
             os.write(self._in, b"!")
         except BlockingIOError:
             pass  # it is ringing
 
     def wait(self, seconds: float | None) -> bool:
-        """Whether it rang."""
-        if not self.why:
+        """Whether it rang; also returns when there is something in `passed`."""
+        if not self.why and not self.passed:
             for fd, _ in self._poll.poll(None if seconds is None else seconds * 1000):
                 if fd == self._owner:
                     self.ring("its owner ended")
+                elif not self.why:
+                    os.read(self._out, 4096)
         return bool(self.why)
 
 
@@ -177,6 +189,7 @@ class Engines:
             return
         try:
             self.cluster.stop_engines_sync()
+            print(self.set.get_output(), file=sys.stderr, flush=True)
         except launcher.LauncherError as error:
             print(f"manyhands engines: {error}", file=sys.stderr)
         until = time.monotonic() + _STOP_S
@@ -205,7 +218,9 @@ def _run(arguments: list[str]) -> int:
         engines.start(options.timeout)
         if not bell.why:
             _tell_ready(ready, engines.n)
-        bell.wait(None)
+        while not bell.wait(None):
+            while bell.passed:
+                engines.cluster.signal_engines_sync(bell.passed.pop(0))
         print(f"stopping: {bell.why}", file=sys.stderr)
     finally:
         engines.stop()

@@ -705,6 +705,7 @@ class BatchSystemLauncher(BaseLauncher):
     submit_command = Option([""], kind=(list, tuple))
     delete_command = Option([""], kind=(list, tuple))
     signal_command = Option([""], kind=(list, tuple))
+    status_command = Option([], kind=(list, tuple))  # prints nothing, or fails, once the job has ended; empty: nobody can tell
     job_id = Option("", kind=str, saved=True)
     job_id_regexp = Option(r"\d+")
     job_id_regexp_group = Option(0, kind=int)
@@ -785,10 +786,22 @@ class BatchSystemLauncher(BaseLauncher):
     async def stop(self) -> Any:
         if self.job_id:
             output = self._run([*self.delete_command, self.job_id])
+            await self.join(self.stop_timeout)
             self.notify_stop({"job_id": self.job_id, "output": output})
 
     async def join(self, timeout: float | None = None) -> Any:
-        """Nothing to wait for: the batch system does not tell."""
+        """Wait until the job has ended, and has printed all, where the batch system tells. Raises TimeoutError."""
+        until = time.monotonic() + (self.stop_timeout if timeout is None else timeout)
+        while self.status_command and self._is_queued():
+            if time.monotonic() > until:
+                raise TimeoutError(f"job {self.job_id} did not end in time")
+            await asyncio.sleep(5 * _LOOK_S)
+
+    def _is_queued(self) -> bool:
+        try:
+            return bool(self._run([*self.status_command, self.job_id]).strip())
+        except LauncherError:
+            return False  # it is known no more
 
     def signal(self, sig: int) -> None:
         self._run([*self.signal_command, str(int(sig)), self.job_id])
@@ -879,6 +892,7 @@ class SlurmLauncher(BatchSystemLauncher):
     submit_command = Option(["sbatch"], kind=(list, tuple))
     delete_command = Option(["scancel"], kind=(list, tuple))
     signal_command = Option(["scancel", "-s"], kind=(list, tuple))
+    status_command = Option(["squeue", "-h", "-o", "%T", "-j"], kind=(list, tuple))
     account = Option("", kind=str)
     qos = Option("", kind=str)
     timelimit = Option("", kind=str)
