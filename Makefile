@@ -39,7 +39,7 @@ check-fresh: ## `make demo` and `make check` on a fresh Debian 12 (as root)
 	@tools/setup.sh fresh
 	tools/fresh-debian.sh demo check
 
-bench: build ## every benchmark, beside its peers
+bench: build ## every benchmark, beside its peers: table and plot in build/bench/
 	@tools/setup.sh build test bench
 	@tools/configure.sh build -Dbench=true
 	ninja -C build -j $(JOBS)
@@ -51,10 +51,11 @@ bench-apps: examples ## the applications beside what a user would pick instead: 
 	@tools/setup.sh build apps peers
 	.venv/bin/python bench/apps.py
 
-bench-cluster: build ## the controller beside the stock one, and the client
-	@tools/setup.sh test
+bench-cluster: build ## the cluster beside ipyparallel, dask.distributed and Ray: table and plot in build/bench/
+	@tools/setup.sh build test bench
+	@tools/configure.sh build -Dbench=true -Dtests=true
+	@ninja -C build -j $(JOBS)
 	.venv/bin/python bench/cluster.py
-	.venv/bin/python bench/parallel_client.py
 
 sanitize: ## the C tests under the address, undefined-behaviour and thread sanitizers
 	@tools/sanitize.sh

@@ -1,6 +1,6 @@
 """One machine: Manyhands beside the tools that a user would pick instead, in one run.
 
-    python bench/one_machine.py [--rounds N] [--row TEXT]... [--out FOLDER]
+    python bench/one_machine.py [--rounds N] [--row TEXT]... [--keep] [--out FOLDER]
 
 Every row is measured in paired rounds: each contender once, in turn, then the next round; the table
 shows medians and the ratio of each peer to ours (above 1: ours is better). Writes `one-machine.md`,
@@ -24,7 +24,6 @@ def measure(row, rounds):
 
 def main():
     import argparse
-    import json
     from pathlib import Path
 
     import contenders
@@ -34,22 +33,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="paired rounds of each row (default: 5)")
     parser.add_argument("--row", action="append", help="only rows whose name holds this text")
+    parser.add_argument("--keep", action="store_true", help="keep what the last run measured of other rows")
+    parser.add_argument("--list", action="store_true", help="list the rows, and measure nothing")
     parser.add_argument("--workers", type=int, default=contenders.cores(), help="default: the cores")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder for the results (default: build/bench)")
     options = parser.parse_args()
-    results = []
+    report = table.Report("one-machine", "One machine", f"Medians of {options.rounds} paired rounds with {options.workers} workers", options.out, options.keep)
     for row in rows.all_rows(options.workers):
-        if options.row and not any(text in row.name for text in options.row):
-            continue
-        results.append((row, measure(row, options.rounds)))
-        row.contenders.clear()  # and with them the inputs: a later row must not fork a process that still holds them
-        print(table.line(*results[-1]), flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "one-machine.md").write_text(table.markdown(results, options))
-    (options.out / "one-machine.json").write_text(json.dumps(table.plain(results), indent=1) + "\n")
-    table.plot(results, options.out / "one-machine.png")
-    missed = [row.name for row, figures in results if row.target and not row.target.reached(figures)]
-    print(f"\n{len(results)} rows, {len(missed)} targets missed{': ' + '; '.join(missed) if missed else ''}")
+        if options.list:
+            print(row.name)
+        elif not options.row or any(text in row.name for text in options.row):
+            figures = measure(row, options.rounds)
+            row.contenders.clear()  # and with them the inputs: a later row must not fork a process that still holds them
+            report.add(row, figures)
+    if not options.list:
+        report.finish()
 
 
 if __name__ == "__main__":

@@ -25,5 +25,6 @@ for target; do
         echo "fuzz: $target FAILED"
         tail -n 40 "build-fuzz/$target.log"
     }
+    echo "fuzz: $target: $(sed -n 's/^stat::number_of_executed_units: *//p' "build-fuzz/$target.log") executions"
 done
 exit $failed
