@@ -20,7 +20,7 @@ import sshd
 import ipp_redirect
 
 PORT, USER, HOME, PYTHON = 2222, "ciuser", "/home/ciuser", "/opt/conda/bin/python3"  # as their tests name them
-CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWNET = 0x20000, 0x4000000, 0x40000000
 
 
 @contextlib.contextmanager
@@ -78,8 +78,9 @@ def _mount(*arguments: str) -> None:
 def _make_host(folder: Path) -> None:
     """In namespaces of this process's own: a network with nothing but itself, and the folders that their container has."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNS | CLONE_NEWNET):
+    if libc.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "no namespaces")
+    libc.sethostname(b"localhost", 9)  # by its own name the host is not found in this network
     _mount("--make-rprivate", "/")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     (folder / "opt-before").mkdir()
@@ -89,6 +90,8 @@ def _make_host(folder: Path) -> None:
     for kept in (folder / "opt-before").iterdir():
         Path("/opt", kept.name).symlink_to(kept)
     Path(PYTHON).parent.mkdir(parents=True)
+    for name in ("security", "log", "pid"):
+        Path(HOME, ".ipython", "profile_default", name).mkdir(parents=True)
     names = [ipp_redirect.PAIRING, ipp_redirect.COMMAND, *(name for name in os.environ if name.startswith("OMPI_"))]
     settings = " ".join(f"{name}='{os.environ[name]}'" for name in names)
     _script(Path(PYTHON), f'exec env {settings} IPYTHONDIR={HOME}/.ipython {sys.executable} "$@"')

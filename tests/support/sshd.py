@@ -19,6 +19,7 @@ StrictModes no
 UsePAM no
 PermitRootLogin prohibit-password
 PasswordAuthentication no
+Subsystem sftp internal-sftp
 """
 
 CLIENT = """Host *
