@@ -24,7 +24,6 @@ def __getattr__(name: str) -> Any:
     return getattr(_standard, name)
 
 
-@_core.own_methods
 class PipeConnection(_core.Pipe, _Connection):  # type: ignore[misc]
     """One end of a pipe. It can be given to a process that starts, and sent through other connections and queues."""
 

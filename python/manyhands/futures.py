@@ -274,7 +274,6 @@ def _check_child_tasks(number: int | None, method: str) -> None:
         raise ValueError("max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; supply a different mp_context.")
 
 
-@_core.own_methods
 class ProcessPoolExecutor(_core.Executor, Executor):
     """Runs calls on worker processes; the interface of `concurrent.futures.ProcessPoolExecutor`.
 

@@ -90,7 +90,6 @@ def _progress_bar(progress: bool | str | None, total: int | None) -> Any:
     return tqdm(total=total, desc=progress if isinstance(progress, str) else None)
 
 
-@_core.own_methods
 class Pool(_core.Pool):
     """A pool of worker processes.
 

@@ -82,7 +82,6 @@ class _Shared:
         return _End(self)
 
 
-@_core.own_methods
 class Queue(_Shared, _core.Queue):
     """A queue for any number of producers and consumers in any number of processes.
 
@@ -120,7 +119,6 @@ class Queue(_Shared, _core.Queue):
             self._on_queue_feeder_error(raised, obj)
 
 
-@_core.own_methods
 class JoinableQueue(Queue):
     """A queue whose users can wait until all that was put has been worked on.
 
@@ -141,7 +139,6 @@ class JoinableQueue(Queue):
         self._join()
 
 
-@_core.own_methods
 class SimpleQueue(_Shared, _core.SimpleQueue):
     """A queue with no more than `put`, `get` and `empty`. Above 2 MiB of pickles, or a single object of more, `put` waits for a consumer.
 

@@ -136,19 +136,16 @@ class SynchronizedBase(_core.SynchronizedBase):
         return f"<{type(self).__name__} wrapper for {self._obj}>"
 
 
-@_core.own_methods
 class Synchronized(SynchronizedBase):
     """A number, say, whose `value` is read and written under the lock; for `+=` hold it yourself: `with v: v.value += 1`."""
 
     value = make_property("value")
 
 
-@_core.own_methods
 class SynchronizedArray(_core.SynchronizedArray, SynchronizedBase):
     """An array whose items and slices are read and written under the lock."""
 
 
-@_core.own_methods
 class SynchronizedString(SynchronizedArray):
     """An array of characters: `value` up to the first zero, `raw` whole."""
 

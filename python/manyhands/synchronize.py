@@ -85,7 +85,6 @@ class SemLock(_core.SemLock):
         return "SomeOtherThread" if self._count() > 0 else "SomeOtherProcess"
 
 
-@_core.own_methods
 class Lock(SemLock):
     """A lock that is not recursive; anybody may release it."""
 
@@ -96,7 +95,6 @@ class Lock(SemLock):
         return f"<{type(self).__name__}(owner={self._owner()})>"
 
 
-@_core.own_methods
 class RLock(SemLock):
     """A lock that its holder, one thread of one process, may take again."""
 
@@ -109,7 +107,6 @@ class RLock(SemLock):
         return f"<{type(self).__name__}({owner}, {count})>"
 
 
-@_core.own_methods
 class Semaphore(SemLock):
     """A count of permits; anybody may release.
 
@@ -128,7 +125,6 @@ class Semaphore(SemLock):
         return f"<{type(self).__name__}(value={self._get_value()})>"
 
 
-@_core.own_methods
 class BoundedSemaphore(Semaphore):
     """A semaphore that raises ValueError when more is released than was taken."""
 
@@ -146,7 +142,6 @@ class _Count:
         self.get_value = count
 
 
-@_core.own_methods
 class Condition(_core.Condition):
     """Processes wait in it, the lock released, until another notifies them.
 
@@ -191,7 +186,6 @@ class Condition(_core.Condition):
         return f"<{type(self).__name__}({self._lock}, {self._waiting()})>"
 
 
-@_core.own_methods
 class Event(_core.Event):
     """A flag that processes wait for. `set` waits for nobody."""
 
@@ -212,7 +206,6 @@ class Event(_core.Event):
         return f"<{type(self).__qualname__} at {id(self):#x} {'set' if self.is_set() else 'unset'}>"
 
 
-@_core.own_methods
 class Barrier(_core.Barrier, threading.Barrier):
     """`parties` processes or threads meet at it, at most 4,096; the last to come runs `action`, if any, before all go on.
 

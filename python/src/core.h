@@ -178,9 +178,6 @@ bool mhpy_settled_wait(PyThread_type_lock *place, mh_deadline until);
 void mhpy_settled_tell(PyThread_type_lock lock);
 void mhpy_settled_drop(PyThread_type_lock *place);
 
-/* own.c */
-PyObject *mhpy_own_methods(PyObject *module, PyObject *class);
-
 /* ---- process.c --------------------------------------------------------------------------------- */
 
 extern PyType_Spec mhpy_process_spec, mhpy_forkserver_spec;

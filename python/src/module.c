@@ -76,7 +76,6 @@ static PyMethodDef methods[] = {
     {"exit", exit_now, METH_O, "exit(code): end this process as exit(3) does, without taking the interpreter down."},
     {"marks", mhpy_marks, METH_O, "marks(names): which names a dict has now, for is_marked."},
     {"is_marked", mhpy_is_marked, METH_VARARGS, "is_marked(marks, name): whether the dict had the name."},
-    {"own_methods", mhpy_own_methods, METH_O, "own_methods(class): the class, with descriptors of its own for inherited C methods, which makes calls of them faster."},
     {"worker_main", mhpy_worker_main, METH_VARARGS, "worker_main(socket, prepare): be a pool's worker until it closes."},
     {"worker_server", mhpy_worker_server, METH_VARARGS, "worker_server(socket, prepare): fork a pool's workers on request."},
     {"forkserver_serve", mhpy_forkserver_serve, METH_VARARGS,

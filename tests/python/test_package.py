@@ -77,30 +77,6 @@ def test_the_public_interface_is_typed():
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
-def test_hot_methods_belong_to_the_classes_that_users_have():
-    """CPython's specialised calls want a descriptor of the object's own class."""
-    lock, value = manyhands.Lock(), manyhands.Value("i", 0)
-    for thing, names in ((lock, ["acquire", "release"]), (manyhands.RLock(), ["acquire"]), (value, ["get_lock"]), (manyhands.Queue(), ["put", "get"]),
-                         (manyhands.SimpleQueue(), ["put"]), (manyhands.Event(), ["set"]), (manyhands.Pipe()[0], ["send", "recv"])):
-        for name in names:
-            assert vars(type(thing))[name].__objclass__ is type(thing)
-
-    class Mine(manyhands.synchronize.Lock):
-        def release(self):
-            return "released"
-
-    @_core.own_methods
-    class Owned(Mine):
-        pass
-
-    mine = Owned(ctx=manyhands.get_context())
-    assert mine.acquire() and mine.release() == "released" and mine.__class__.acquire.__objclass__ is Owned
-    with pytest.raises(TypeError, match="Owned"):
-        Owned.acquire(lock)
-    with pytest.raises(TypeError, match="takes a class"):
-        _core.own_methods(1)
-
-
 def test_typed():
     assert (FOLDER / "py.typed").exists()
 
