@@ -142,6 +142,18 @@ static bool set_history(settings *s, const char *value)
     return true;
 }
 
+static bool set_size(const char *value, size_t *to)
+{
+    long long n;
+    if (!cli_number(value, 1, INT64_MAX, &n))
+        return false;
+    *to = (size_t)n;
+    return true;
+}
+
+static bool set_connections(settings *s, const char *value) { return set_size(value, &s->o.connections); }
+static bool set_client_bytes(settings *s, const char *value) { return set_size(value, &s->o.client_bytes); }
+
 /* As the stock controller names them, and ours. */
 static bool set_database(settings *s, const char *value)
 {
@@ -182,6 +194,8 @@ static const option_row with_value[] = {
     {"ping", "HeartMonitor.period", set_ping, "MS              between heartbeats (3000)", NULL},
     {"max-misses", "HeartMonitor.max_heartmonitor_misses", set_misses, "N         heartbeats that an engine may miss in a row (10)", NULL},
     {"history", "DictDB.record_limit", set_history, "N            ended tasks to remember (1024)", NULL},
+    {"connections", "IPController.connections", set_connections, "N        connections that each port accepts at once (16384)", NULL},
+    {"client-bytes", "IPController.client_bytes", set_client_bytes, "N       bytes that may wait for a client that does not read (536870912)", NULL},
     {"ssh", "IPController.ssh_server", set_ssh, "SERVER           through which clients tunnel", NULL},
     {"enginessh", "IPController.engine_ssh_server", set_engine_ssh, "SERVER     through which engines tunnel", NULL},
     {"log-level", "Application.log_level", set_level, "N          10 debug, 20 info, 30 warnings, 40 errors", "10 20 30 40"},

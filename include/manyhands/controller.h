@@ -50,6 +50,10 @@ typedef struct mh_controller_options {
     bool no_history;            /* forget tasks as soon as they have ended; nothing is written down then */
     size_t history_count;       /* ended tasks to remember; 0: 1,024 */
     size_t history_bytes;       /* and bytes of their messages; 0: 64 MiB */
+    size_t connections;         /* accepted at once by each of its sockets; 0: 16,384, or less where the process may have fewer descriptors.
+                                   Who comes when there are as many is cut off; those that are there notice nothing */
+    size_t client_bytes;        /* of messages that wait for a client that does not read, on each of its connections; 0: 512 MiB. Beyond it
+                                   they are dropped and counted; results stay in the history */
     bool leave_signals;         /* don't touch SIGINT, SIGTERM and SIGHUP; else they are blocked in this thread, and stop it */
     mh_log_level level;         /* 0: INFO */
     mh_log_fn log;              /* NULL: none */

@@ -47,6 +47,11 @@ static mh_err read_file(mh__asker *a, const char *path)
     err = mh__connection_read((mh_bytes){mh_buf_data(file), mh_buf_size(file)}, &a->connection);
     if (!err && a->connection.is_engine)
         err = mh__fail(MH_ERR_INVALID, "%s is for engines: a client needs the one that ends in -client.json", path);
+    if (!err) {
+        char host[256];
+        mh__os_host_name(host, sizeof host);
+        err = mh__connection_find_host(&a->connection, host);
+    }
     mh__secret_clear(mh_buf_data(file), mh_buf_size(file));
     mh_buf_destroy(&file);
     return err;

@@ -185,16 +185,11 @@ static mh_err read_connection(mh_client *c, const mh_client_options *o)
     return err;
 }
 
-/* A controller that listens everywhere is found at its location: this host, or another. */
 static mh_err choose_interface(mh__connection *n)
 {
     char host[256];
-    if (strcmp(n->interface_, "tcp://*") && strcmp(n->interface_, "tcp://0.0.0.0"))
-        return MH_OK;
     mh__os_host_name(host, sizeof host);
-    bool is_here = !n->location[0] || !strcmp(n->location, host);
-    int size = snprintf(n->interface_, sizeof n->interface_, "tcp://%s", is_here ? "127.0.0.1" : n->location);
-    return size < (int)sizeof n->interface_ ? MH_OK : mh__fail(MH_ERR_INVALID, "connection file: \"location\" is too long");
+    return mh__connection_find_host(n, host);
 }
 
 static void choose_username(mh_client *c, const char *name)

@@ -23,7 +23,10 @@ enum {
     HEARTBEAT_MS = 1000, /* of connections: a host that vanished is noticed within three of it */
     IOPUB_HIGH_WATER = 50000,
     HUB_HIGH_WATER = 100000,
+    DESCRIPTORS_KEPT = 256, /* for all but connections of peers: sockets' own, files, the fast lane's */
+    CONNECTIONS = 16384,    /* of one socket */
 };
+#define CLIENT_BYTES ((size_t)512 << 20)
 #define STEAL_NS (5 * MH_MILLISECOND)
 static const int stop_signals[] = {SIGINT, SIGTERM, SIGHUP};
 
@@ -62,6 +65,19 @@ static mh_err check_frames(mh__incoming *in)
     return err ? err : mh__json_check(in->m.content, &v);
 }
 
+/* Requests that have no record by which the next controller would know them again. */
+static bool is_unrecorded(mh__channel ch) { return ch == MH__CH_QUERY || ch == MH__CH_CONTROL_IN || ch == MH__CH_BROADCAST_IN; }
+
+static mh_err admit_once(mh_controller *c, mh__channel channel, const mh__incoming *in)
+{
+    mh_err err = mh__replay_admit(c->replays[channel], in->m.signature, in->header.msg_id, mh_now());
+    if (!err && mh__seen_before(c, in->m.signature) && !mh__job_find(c, in->header.msg_id))
+        err = mh__fail(MH_ERR_EXISTS, "the controller before this one had it");
+    if (!err && is_unrecorded(channel))
+        mh__seen_note(c, in->m.signature);
+    return err;
+}
+
 bool mh__controller_admit(mh_controller *c, mh__channel channel, const mh__parcel *p, mh__incoming *in)
 {
     c->stats.messages++;
@@ -78,8 +94,7 @@ bool mh__controller_admit(mh_controller *c, mh__channel channel, const mh__parce
         return false;
     }
     in->at = in->m.ident_count;
-    if (c->session.signer.digest &&
-        (err = mh__replay_admit(c->replays[channel], in->m.signature, in->header.msg_id, mh_now()))) {
+    if (c->session.signer.digest && (err = admit_once(c, channel, in))) {
         c->stats.replayed++;
         mh__log(c, MH_LOG_WARNING, "message %.*s dropped: %s", (int)in->header.msg_id.size, (const char *)in->header.msg_id.data,
                 mh_err_detail());
@@ -113,27 +128,44 @@ typedef struct channel {
     bool is_signed;
     const char *identity; /* a ROUTER that engines' ROUTERs reach by name */
     mh__message_fn on_message;
-    mh__peer_fn on_peer;
     int high_water;
 } channel;
 
 /* In the order in which given ports are used. */
 static const channel channels[] = {
-    {MH__CH_QUERY, MH__ROUTER, true, NULL, mh__hub_on_query, mh__engine_on_peer, HUB_HIGH_WATER},
-    {MH__CH_CONTROL_OUT, MH__ROUTER, true, "control_out", mh__relay_control_result, NULL, HUB_HIGH_WATER},
-    {MH__CH_MUX_OUT, MH__ROUTER, true, "mux_out", mh__relay_mux_result, NULL, HUB_HIGH_WATER},
-    {MH__CH_TASK_OUT, MH__ROUTER, true, "task_out", mh__tasks_on_result, NULL, HUB_HIGH_WATER},
-    {MH__CH_IOPUB_IN, MH__SUB, true, NULL, mh__relay_iopub, NULL, HUB_HIGH_WATER},
-    {MH__CH_PING, MH__PUB, false, NULL, NULL, NULL, 1000},
-    {MH__CH_PONG, MH__ROUTER, false, NULL, mh__engine_on_pong, mh__engine_on_peer, 1000},
-    {MH__CH_BROADCAST_OUT, MH__ROUTER, true, "sub_scheduler_00", mh__broadcast_on_result, NULL, HUB_HIGH_WATER},
-    {MH__CH_CONTROL_IN, MH__ROUTER, true, "control_in", mh__relay_control_request, NULL, HUB_HIGH_WATER},
-    {MH__CH_MUX_IN, MH__ROUTER, true, "mux_in", mh__relay_mux_request, NULL, HUB_HIGH_WATER},
-    {MH__CH_TASK_IN, MH__ROUTER, true, "task_in", mh__tasks_on_request, NULL, HUB_HIGH_WATER},
-    {MH__CH_IOPUB_OUT, MH__XPUB, false, NULL, mh__durable_on_subscription, NULL, IOPUB_HIGH_WATER},
-    {MH__CH_NOTIFY, MH__PUB, false, NULL, NULL, NULL, HUB_HIGH_WATER},
-    {MH__CH_BROADCAST_IN, MH__ROUTER, true, "sub_scheduler_0", mh__broadcast_on_request, NULL, HUB_HIGH_WATER},
+    {MH__CH_QUERY, MH__ROUTER, true, NULL, mh__hub_on_query, HUB_HIGH_WATER},
+    {MH__CH_CONTROL_OUT, MH__ROUTER, true, "control_out", mh__relay_control_result, HUB_HIGH_WATER},
+    {MH__CH_MUX_OUT, MH__ROUTER, true, "mux_out", mh__relay_mux_result, HUB_HIGH_WATER},
+    {MH__CH_TASK_OUT, MH__ROUTER, true, "task_out", mh__tasks_on_result, HUB_HIGH_WATER},
+    {MH__CH_IOPUB_IN, MH__SUB, true, NULL, mh__relay_iopub, HUB_HIGH_WATER},
+    {MH__CH_PING, MH__PUB, false, NULL, NULL, 1000},
+    {MH__CH_PONG, MH__ROUTER, false, NULL, mh__engine_on_pong, 1000},
+    {MH__CH_BROADCAST_OUT, MH__ROUTER, true, "sub_scheduler_00", mh__broadcast_on_result, HUB_HIGH_WATER},
+    {MH__CH_CONTROL_IN, MH__ROUTER, true, "control_in", mh__relay_control_request, HUB_HIGH_WATER},
+    {MH__CH_MUX_IN, MH__ROUTER, true, "mux_in", mh__relay_mux_request, HUB_HIGH_WATER},
+    {MH__CH_TASK_IN, MH__ROUTER, true, "task_in", mh__tasks_on_request, HUB_HIGH_WATER},
+    {MH__CH_IOPUB_OUT, MH__XPUB, false, NULL, mh__durable_on_subscription, IOPUB_HIGH_WATER},
+    {MH__CH_NOTIFY, MH__PUB, false, NULL, NULL, HUB_HIGH_WATER},
+    {MH__CH_BROADCAST_IN, MH__ROUTER, true, "sub_scheduler_0", mh__broadcast_on_request, HUB_HIGH_WATER},
 };
+
+static void on_peer(mh__socket *s, mh__peer_event event, int connection, void *ctx)
+{
+    mh_controller *c = ctx;
+    if (event == MH__PEER_EXCESS && (c->excess_connections++ < 10 || c->excess_connections % 1000 == 0))
+        mh__log(c, MH_LOG_WARNING, "connection %llu beyond the limit refused: there are %zu; peers that are there go on", (unsigned long long)c->excess_connections,
+                c->budget.used);
+    if (s == c->sockets[MH__CH_QUERY] || s == c->sockets[MH__CH_PONG])
+        mh__engine_on_peer(s, event, connection, ctx);
+}
+
+static void limit_connections(mh_controller *c)
+{
+    size_t descriptors = mh__os_fd_limit_raise();
+    c->budget.max = MH__MAX(descriptors / 2, descriptors > DESCRIPTORS_KEPT ? descriptors - DESCRIPTORS_KEPT : 0);
+    if (!c->options.connections)
+        c->options.connections = MH__MIN((size_t)CONNECTIONS, MH__MAX(c->budget.max / 4 * 3, (size_t)16));
+}
 
 static mh_err open_channel(mh_controller *c, const channel *ch)
 {
@@ -145,8 +177,10 @@ static mh_err open_channel(mh_controller *c, const channel *ch)
         .heartbeat_ms = HEARTBEAT_MS,
         .curve_secret = c->options.curve ? c->curve.secret_key : NULL,
         .tell_all_subscriptions = ch->kind == MH__XPUB,
+        .connections_max = c->options.connections,
+        .budget = &c->budget,
         .on_message = ch->on_message,
-        .on_peer = ch->on_peer,
+        .on_peer = on_peer,
         .ctx = c,
     };
     mh_err err = ch->is_signed ? mh__replay_create(&c->replays[ch->channel]) : MH_OK;
@@ -181,6 +215,7 @@ static mh_err open_sockets(mh_controller *c)
 {
     size_t used = 0;
     mh_err err = MH_OK;
+    limit_connections(c);
     for (size_t i = 0; i < MH__COUNT_OF(channels) && !err; i++) {
         err = open_channel(c, &channels[i]);
         if (!err)
@@ -227,6 +262,7 @@ static mh_err copy_options(mh_controller *c, const mh_controller_options *option
     o->pings_missed = o->pings_missed ? o->pings_missed : PINGS_MISSED;
     o->history_count = o->no_history ? 0 : o->history_count ? o->history_count : HISTORY_COUNT;
     o->history_bytes = o->history_bytes ? o->history_bytes : HISTORY_BYTES;
+    o->client_bytes = o->client_bytes ? o->client_bytes : CLIENT_BYTES;
     o->level = o->level ? o->level : MH_LOG_INFO;
     return err;
 }
@@ -351,6 +387,8 @@ mh_err mh_controller_create(mh_controller **out, const mh_controller_options *op
     if (!err && c->options.reuse)
         err = mh__place_load_engines(c);
     if (!err)
+        err = mh__seen_open(c);
+    if (!err)
         err = mh__durable_open(c);
     if (!err)
         err = mh__fast_open(c);
@@ -396,7 +434,9 @@ void mh_controller_destroy(mh_controller **at)
         mh__socket_close(&c->sockets[i]);
         mh__replay_destroy(&c->replays[i]);
     }
+    mh__seen_close(c);
     mh__outbox_fini(c);
+    mh__quota_fini(c);
     mh__broadcasts_fini(c);
     mh__aborts_fini(c);
     mh__jobs_fini(c);

@@ -6,6 +6,8 @@
  *                   can't be sent yet                relay.c    mux, control, iopub
  *     reply.c       messages of our own              broadcast.c one request to many engines
  *     hub.c         queries                          query.c    which records a query means
+ *     quota.c       how much waits for each client
+ *     seen.c        what was admitted before it began
  *     durable.c     what is written down, and what   recover.c  what the last one left
  *                   waits until it is                holds.c    what engines have from before
  */
@@ -179,6 +181,11 @@ struct mh_controller {
     bool is_held_back, has_new_engines;
     mh_deadline resent_until; /* clients and engines are coming back */
 
+    struct mh__seen *seen; /* NULL: the key is new, or there is none */
+    mh__names accounts; /* quota.c */
+    size_t accounts_swept_at;
+    mh__connection_budget budget;
+    uint64_t excess_connections;
     mh__names outboxes;
     size_t held_bytes;
     int64_t hold_ns;
@@ -230,6 +237,21 @@ void mh__outbox_drop(mh_controller *c, mh__channel channel, mh_bytes identity);
 bool mh__outbox_is_held(const mh_controller *c, mh__channel channel, mh_bytes identity);
 void mh__outbox_retry(void *c);
 void mh__outbox_fini(mh_controller *c);
+
+/* ---- quota.c --------------------------------------------------------------------------------- */
+
+/* Count p, which is for the client that its first frame names, until it has left this process. False: too much waits for it already, or there is
+ * no memory. What is not for a client, or is small, is not counted: of that the sockets' high water marks let only so much wait. */
+bool mh__quota_take(mh_controller *c, mh__channel channel, mh__parcel *p);
+void mh__quota_fini(mh_controller *c);
+
+/* ---- seen.c ---------------------------------------------------------------------------------- */
+
+/* With `reuse`: signatures that controllers with this key admitted, and that nothing else would know again. */
+mh_err mh__seen_open(mh_controller *c);
+void mh__seen_note(mh_controller *c, mh_bytes signature);
+bool mh__seen_before(const mh_controller *c, mh_bytes signature);
+void mh__seen_close(mh_controller *c);
 
 /* ---- reply.c --------------------------------------------------------------------------------- */
 

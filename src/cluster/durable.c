@@ -130,6 +130,7 @@ void mh__durable_forget(mh_controller *c, const mh__job *r)
 {
     if (!c->journal || !r->seq)
         return;
+    mh__seen_note(c, mh__kept_frame(&r->request, 1));
     mh_err err = mh__journal_forget(c->journal, r->seq, r->has_pieces);
     if (err)
         mh__controller_fail(c, err);

@@ -312,6 +312,11 @@ static mh_err read_connection(mh_engine *e, const mh_engine_options *o)
         err = mh__connection_read(text, &e->connection);
     if (!err && !e->connection.is_engine)
         err = mh__fail(MH_ERR_INVALID, "this connection file is for clients: an engine needs the one that ends in -engine.json");
+    if (!err) {
+        char host[256];
+        mh__os_host_name(host, sizeof host);
+        err = mh__connection_find_host(&e->connection, host);
+    }
     if (file)
         mh__secret_clear(mh_buf_data(file), mh_buf_size(file));
     mh_buf_destroy(&file);

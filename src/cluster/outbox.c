@@ -8,7 +8,7 @@
 #include <string.h>
 
 enum { KEY_MAX = MH__WIRE_ID_MAX + 1 };
-#define BYTES_FOR_ONE ((size_t)512 << 20)  /* held for one peer on one channel */
+#define BYTES_FOR_ONE ((size_t)512 << 20)  /* held for one peer on one channel; clients: see quota.c */
 #define BYTES_FOR_ALL ((size_t)2048 << 20) /* and for all */
 #define CLIENT_AWAY_NS (30 * MH_SECOND) /* a client that had a name may come back under it for so long */
 #define RETRY_FIRST_NS MH_MILLISECOND
@@ -140,6 +140,10 @@ void mh__outbox_send(mh_controller *c, mh__channel channel, mh__parcel *p)
     }
     bool is_routed = channel != MH__CH_NOTIFY && channel != MH__CH_IOPUB_OUT && channel != MH__CH_PING;
     mh_bytes identity = is_routed && mh__parcel_count(p) ? mh__parcel_frames(p)[0] : (mh_bytes){"", 0};
+    if (is_routed && !mh__quota_take(c, channel, p)) {
+        drop(c, p, "too much is waiting for its receiver");
+        return;
+    }
     outbox *b = is_routed ? find(c, channel, identity) : NULL;
     mh_err err = b ? MH_ERR_FULL : mh__socket_send(c->sockets[channel], p);
     if (!err)

@@ -99,10 +99,33 @@ static void parcels_own_their_frames(void **state)
     mh__parcel_destroy(&p);
 }
 
+/* Whoever watches a frame is told when nothing needs it any more, once. */
+static void parcels_tell_when_they_are_gone(void **state)
+{
+    (void)state;
+    mh__parcel *p = NULL, *q = NULL;
+    released = 0;
+    assert_ok(mh__parcel_create(&p));
+    assert_ok(mh__parcel_create(&q));
+    assert_ok(mh__parcel_add(p, MH__TEXT("to whom")));
+    assert_ok(mh__parcel_add(p, MH__TEXT("what")));
+    assert_err(mh__parcel_watch(p, 2, count_release, &released), MH_ERR_INVALID);
+    assert_ok(mh__parcel_watch(p, 1, count_release, &released));
+    assert_memory_equal(mh__parcel_frames(p)[1].data, "what", 4);
+    assert_int_equal(mh__parcel_bytes(p), 11);
+    for (int i = 0; i < 50; i++) /* it moves as the parcel grows */
+        assert_ok(mh__parcel_add(p, MH__TEXT("more")));
+    assert_ok(mh__parcel_share(q, p, 0, 2));
+    mh__parcel_destroy(&p);
+    assert_int_equal(released, 0);
+    mh__parcel_destroy(&q);
+    assert_int_equal(released, 1);
+}
+
 /* ---- sockets --------------------------------------------------------------------------------- */
 
 typedef struct box {
-    int count, accepted, gone, refused, connection, last_gone;
+    int count, accepted, gone, refused, connection, last_gone, excess;
     char text[64], from[64];
     mh__parcel *last;
 } box;
@@ -127,6 +150,7 @@ static void note_peer(mh__socket *s, mh__peer_event event, int connection, void 
     b->accepted += event == MH__PEER_ACCEPTED;
     b->gone += event == MH__PEER_GONE;
     b->refused += event == MH__PEER_REFUSED;
+    b->excess += event == MH__PEER_EXCESS;
     if (event == MH__PEER_GONE)
         b->last_gone = connection;
 }
@@ -278,6 +302,86 @@ static void cuts_off_who_announces_too_much(void **state)
     close(fd);
     mh__socket_close(&hub);
     mh__loop_destroy(&l);
+}
+
+static int connect_raw(uint16_t port)
+{
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    return fd;
+}
+
+/* As many as may connect do; the next is cut off, and those that are there go on; when one leaves there is room for another. */
+static void limits_connections(void **state)
+{
+    (void)state;
+    mh__loop *l = NULL;
+    uint16_t ports[2] = {0};
+    box b[2] = {{0}};
+    mh__connection_budget budget = {.max = 4};
+    mh__socket *hubs[2];
+    assert_ok(mh__loop_create(&l));
+    for (int i = 0; i < 2; i++) {
+        hubs[i] = open_socket(l, (mh__socket_options){.kind = MH__ROUTER, .connections_max = 3, .budget = &budget, .on_message = take,
+                                                      .on_peer = note_peer, .ctx = &b[i]});
+        assert_ok(mh__socket_bind(hubs[i], "tcp://127.0.0.1", &ports[i]));
+    }
+    mh__socket *peer = open_socket(l, (mh__socket_options){.kind = MH__DEALER, .identity = MH__TEXT("first")});
+    char url[64];
+    snprintf(url, sizeof url, "tcp://127.0.0.1:%u", ports[0]);
+    assert_ok(mh__socket_connect(peer, url));
+    run_until(l, &b[0].accepted, 1);
+    int fds[3] = {connect_raw(ports[0]), connect_raw(ports[0])};
+    run_until(l, &b[0].accepted, 3);
+    char byte;
+    int excess = connect_raw(ports[0]);
+    run_until(l, &b[0].gone, 1);
+    while (read(excess, &byte, 1) > 0) /* libzmq may have greeted it */
+        continue;
+    close(excess);
+    assert_int_equal(b[0].excess, 1);
+    fds[2] = connect_raw(ports[1]);
+    run_until(l, &b[1].accepted, 1);
+    excess = connect_raw(ports[1]); /* below its own limit, but not below that of both */
+    run_until(l, &b[1].gone, 1);
+    assert_int_equal(b[1].excess, 1);
+    close(excess);
+    assert_int_equal(budget.used, 4);
+    mh__parcel *p = NULL;
+    assert_ok(mh__parcel_create(&p));
+    assert_ok(mh__parcel_add(p, MH__TEXT("still here")));
+    assert_ok(mh__socket_send(peer, p));
+    run_until(l, &b[0].count, 1);
+    assert_string_equal(b[0].text, "still here");
+    close(fds[0]);
+    run_until(l, &b[0].gone, 2);
+    fds[0] = connect_raw(ports[0]);
+    run_until(l, &b[0].accepted, 4);
+    mh__parcel_destroy(&p);
+    for (int i = 0; i < 3; i++)
+        close(fds[i]);
+    mh__socket_close(&peer);
+    for (int i = 0; i < 2; i++)
+        mh__socket_close(&hubs[i]);
+    mh__loop_destroy(&l);
+}
+
+/* What is not a connection to the port keeps what it has. */
+static void cuts_connections_to_its_port_only(void **state)
+{
+    (void)state;
+    int fds[2];
+    char byte = 1;
+    assert_ok(mh__os_socketpair_stream(fds));
+    mh__os_socket_cut(fds[0], 80);
+    mh__os_socket_cut(STDERR_FILENO, 80);
+    mh__os_socket_cut(-1, 80);
+    assert_int_equal(write(fds[0], &byte, 1), 1);
+    assert_int_equal(read(fds[1], &byte, 1), 1);
+    mh__os_close(&fds[0]);
+    mh__os_close(&fds[1]);
+    assert_true(mh__os_fd_limit_raise() >= 64);
 }
 
 static void listens_where_it_is_safe(void **state)
@@ -484,9 +588,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(signs_as_the_standard_says),
         cmocka_unit_test(parcels_own_their_frames),
+        cmocka_unit_test(parcels_tell_when_they_are_gone),
         cmocka_unit_test(routers_reach_each_other),
         cmocka_unit_test(limits_what_waits),
         cmocka_unit_test(cuts_off_who_announces_too_much),
+        cmocka_unit_test(limits_connections),
+        cmocka_unit_test(cuts_connections_to_its_port_only),
         cmocka_unit_test(listens_where_it_is_safe),
         cmocka_unit_test(publishes_and_subscribes),
         cmocka_unit_test(timers_fire_in_order),

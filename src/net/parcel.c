@@ -122,6 +122,41 @@ mh_err mh__parcel_lend(mh__parcel *p, mh_bytes lent, mh__release_fn release, voi
     return MH_OK;
 }
 
+typedef struct watched {
+    mh__release_fn release;
+    void *ctx;
+    char bytes[];
+} watched;
+
+static void release_watched(void *data, void *ctx)
+{
+    (void)data;
+    watched *w = ctx;
+    w->release(NULL, w->ctx);
+    mh__free(w);
+}
+
+mh_err mh__parcel_watch(mh__parcel *p, size_t at, mh__release_fn release, void *ctx)
+{
+    zmq_msg_t copy;
+    if (at >= p->count)
+        return mh__fail(MH_ERR_INVALID, "frame %zu of %zu", at, p->count);
+    mh_bytes old = p->views[at];
+    watched *w = mh__alloc(sizeof *w + old.size);
+    if (!w)
+        return MH_ERR_NO_MEMORY;
+    *w = (watched){.release = release, .ctx = ctx};
+    memcpy(w->bytes, old.data, old.size);
+    if (zmq_msg_init_data(&copy, w->bytes, old.size, release_watched, w) < 0) {
+        mh__free(w);
+        return mh__fail(MH_ERR_NO_MEMORY, "a frame of %zu bytes", old.size);
+    }
+    zmq_msg_move(&p->frames[at], &copy);
+    zmq_msg_close(&copy);
+    p->views[at] = view_of(&p->frames[at]);
+    return MH_OK;
+}
+
 static void release_buf(void *data, void *ctx)
 {
     (void)data;

@@ -25,6 +25,10 @@ size_t mh__parcel_bytes(const mh__parcel *p);
 int mh__parcel_connection(const mh__parcel *p);
 
 void mh__parcel_clear(mh__parcel *p);
+/* Put a copy of frame `at`, which should be a small one, in its place; release(NULL, ctx) is called from any thread when nothing needs it any
+ * more: when it has left, or was dropped. errors: INVALID no such frame; NO_MEMORY (the parcel is unchanged). */
+typedef void (*mh__release_fn)(void *data, void *ctx);
+MH_NODISCARD mh_err mh__parcel_watch(mh__parcel *p, size_t at, mh__release_fn release, void *ctx);
 /* Give *from's frames to *to, whose own are dropped; *from is empty then. Cheap: the two change places. */
 void mh__parcel_move(mh__parcel *to, mh__parcel *from);
 
@@ -37,7 +41,6 @@ MH_NODISCARD mh_err mh__parcel_add(mh__parcel *p, mh_bytes copied);
 /* Frames [first, first + count) of another parcel, shared with it. */
 MH_NODISCARD mh_err mh__parcel_share(mh__parcel *p, const mh__parcel *from, size_t first, size_t count);
 /* Bytes that stay where they are; release(data, ctx) is called from any thread when nothing needs them any more. */
-typedef void (*mh__release_fn)(void *data, void *ctx);
 MH_NODISCARD mh_err mh__parcel_lend(mh__parcel *p, mh_bytes lent, mh__release_fn release, void *ctx);
 /* A buffer, which the parcel then owns: *buf becomes NULL. */
 MH_NODISCARD mh_err mh__parcel_give(mh__parcel *p, mh_buf **buf);

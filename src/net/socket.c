@@ -36,6 +36,9 @@ struct mh__socket {
     watch *watch;
     mh__socket_kind kind;
     bool is_encrypted, is_paused;
+    uint16_t port;
+    size_t connections, connections_max;
+    mh__connection_budget *budget;
     mh__message_fn on_message;
     mh__peer_fn on_peer;
     void *ctx;
@@ -86,7 +89,7 @@ mh_err mh__socket_receive(mh__socket *s, mh__parcel *p)
     if (err)
         mh__parcel_clear(p);
     else
-        p->connection = s->watch ? zmq_msg_get(&p->frames[p->count - 1], ZMQ_SRCFD) : -1; /* a ROUTER's first frame may not know */
+        p->connection = s->on_peer ? zmq_msg_get(&p->frames[p->count - 1], ZMQ_SRCFD) : -1; /* a ROUTER's first frame may not know */
     return err;
 }
 
@@ -135,6 +138,34 @@ static void run(mh__source *base)
 
 /* ---- watching connections -------------------------------------------------------------------- */
 
+static void tell(mh__socket *s, mh__peer_event event, int connection)
+{
+    if (s->on_peer)
+        s->on_peer(s, event, connection, s->ctx);
+}
+
+/* libzmq accepts whatever comes. Ending a connection's traffic makes it look as if its peer had closed it. */
+static void take_accepted(mh__socket *s, int connection)
+{
+    bool is_excess = (s->connections_max && s->connections >= s->connections_max) || (s->budget && s->budget->used >= s->budget->max);
+    s->connections++;
+    if (s->budget)
+        s->budget->used++;
+    if (is_excess)
+        mh__os_socket_cut(connection, s->port);
+    tell(s, is_excess ? MH__PEER_EXCESS : MH__PEER_ACCEPTED, connection);
+}
+
+static void take_gone(mh__socket *s, int connection)
+{
+    bool was_accepted = s->connections > 0; /* those of a socket that connects are not counted */
+    if (was_accepted)
+        s->connections--;
+    if (was_accepted && s->budget && s->budget->used)
+        s->budget->used--;
+    tell(s, MH__PEER_GONE, connection);
+}
+
 static void run_watch(mh__source *base)
 {
     watch *w = (watch *)base;
@@ -152,13 +183,13 @@ static void run_watch(mh__source *base)
             break;
         mh__socket *s = w->of;
         if (kind == ZMQ_EVENT_ACCEPTED)
-            s->on_peer(s, MH__PEER_ACCEPTED, value, s->ctx);
+            take_accepted(s, value);
         else if (kind == ZMQ_EVENT_DISCONNECTED)
-            s->on_peer(s, MH__PEER_GONE, value, s->ctx);
+            take_gone(s, value);
         else if (kind == ZMQ_EVENT_HANDSHAKE_SUCCEEDED)
-            s->on_peer(s, MH__PEER_READY, value, s->ctx);
+            tell(s, MH__PEER_READY, value);
         else if (kind != ZMQ_EVENT_MONITOR_STOPPED)
-            s->on_peer(s, MH__PEER_REFUSED, -1, s->ctx);
+            tell(s, MH__PEER_REFUSED, -1);
     }
     zmq_msg_close(&event);
     zmq_msg_close(&address);
@@ -305,6 +336,8 @@ mh_err mh__socket_open(mh__socket **out, mh__loop *l, const mh__socket_options *
     s->kind = o->kind;
     s->on_message = o->on_message;
     s->on_peer = o->on_peer;
+    s->connections_max = o->connections_max;
+    s->budget = o->budget;
     s->ctx = o->ctx;
     mh_err err = mh__parcel_create(&s->incoming);
     if (!err && !(s->socket = zmq_socket(l->context, types[o->kind])))
@@ -313,7 +346,7 @@ mh_err mh__socket_open(mh__socket **out, mh__loop *l, const mh__socket_options *
         err = set_options(s, o);
     if (!err)
         err = fd_of(s->socket, &s->base.fd);
-    if (!err && o->on_peer)
+    if (!err && (o->on_peer || o->connections_max || o->budget))
         err = open_watch(s);
     if (!err)
         err = mh__source_add(l, &s->base);
@@ -362,7 +395,7 @@ static mh_err bind_ipc(mh__socket *s, const char *interface_, uint16_t *port)
             continue;
         if (zmq_bind(s->socket, url) < 0)
             return zmq_error(errno, url);
-        *port = (uint16_t)n;
+        *port = s->port = (uint16_t)n;
         return MH_OK;
     }
     return mh__fail(MH_ERR_EXISTS, "%s: all names are taken", interface_);
@@ -389,6 +422,7 @@ mh_err mh__socket_bind(mh__socket *s, const char *interface_, uint16_t *port)
         const char *colon = strrchr(url, ':');
         *port = (uint16_t)(colon ? atoi(colon + 1) : 0);
     }
+    s->port = *port;
     return MH_OK;
 }
 

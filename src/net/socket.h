@@ -27,10 +27,14 @@ typedef enum mh__socket_kind {
 typedef struct mh__socket mh__socket;
 typedef void (*mh__message_fn)(mh__socket *s, mh__parcel *p, void *ctx); /* may mh__parcel_move p's frames away */
 
-typedef enum mh__peer_event { MH__PEER_ACCEPTED = 1, MH__PEER_GONE, MH__PEER_REFUSED, MH__PEER_READY } mh__peer_event;
-/* A connection came, ended, failed its handshake, or has gone through it (either end's). `connection` is its descriptor, as in mh__parcel_connection: a number that is
+typedef enum mh__peer_event { MH__PEER_ACCEPTED = 1, MH__PEER_GONE, MH__PEER_REFUSED, MH__PEER_READY, MH__PEER_EXCESS } mh__peer_event;
+/* A connection came, ended, failed its handshake, has gone through it (either end's), or came when there were as many as there may be, and was cut. `connection` is its descriptor, as in mh__parcel_connection: a number that is
  * used again once it is gone. */
 typedef void (*mh__peer_fn)(mh__socket *s, mh__peer_event event, int connection, void *ctx);
+
+typedef struct mh__connection_budget {
+    size_t used, max;
+} mh__connection_budget;
 
 typedef struct mh__socket_options {
     mh__socket_kind kind;
@@ -41,6 +45,8 @@ typedef struct mh__socket_options {
     int linger_ms;             /* how long close may go on sending; 0: 1,000; negative: not at all */
     int heartbeat_ms;          /* ping peers so often; those that don't answer within three of it are cut off; 0: don't */
     bool tell_all_subscriptions; /* XPUB: those too that it has from somebody else */
+    size_t connections_max;    /* accepted at once; 0: no limit. Who comes beyond it is cut off, and the others notice nothing */
+    mh__connection_budget *budget; /* the same for several sockets together; NULL: none */
     int backlog;               /* connections that wait to be accepted; 0: 1,024 */
     const char *curve_secret;  /* server: encrypt, and be the one with this secret key (Z85) */
     const char *curve_server;  /* client: the server's public key; with curve_public and curve_own_secret */

@@ -7,11 +7,15 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 void mh__os_close(int *fd)
@@ -254,4 +258,45 @@ int mh__os_fd_count(void)
         count++;
     closedir(dir);
     return count - 3; /* ".", ".." and the directory's own descriptor */
+}
+
+static bool is_to_port(int sock, uint16_t port)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+        struct sockaddr_un path;
+        struct sockaddr_storage room;
+    } own;
+    socklen_t size = sizeof own;
+    memset(&own, 0, sizeof own);
+    if (getsockname(sock, &own.any, &size) < 0)
+        return false;
+    if (own.any.sa_family == AF_INET)
+        return ntohs(own.v4.sin_port) == port;
+    if (own.any.sa_family == AF_INET6)
+        return ntohs(own.v6.sin6_port) == port;
+    own.path.sun_path[sizeof own.path.sun_path - 1] = 0;
+    const char *number = own.any.sa_family == AF_UNIX ? strrchr(own.path.sun_path, '-') : NULL;
+    return number && strtoul(number + 1, NULL, 10) == port;
+}
+
+void mh__os_socket_cut(int sock, uint16_t port)
+{
+    if (is_to_port(sock, port))
+        shutdown(sock, SHUT_RDWR);
+}
+
+size_t mh__os_fd_limit_raise(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return 1024;
+    if (limit.rlim_cur < limit.rlim_max) {
+        struct rlimit raised = {limit.rlim_max, limit.rlim_max};
+        if (setrlimit(RLIMIT_NOFILE, &raised) == 0)
+            limit = raised;
+    }
+    return limit.rlim_cur > 1 << 20 ? 1 << 20 : (size_t)limit.rlim_cur;
 }

@@ -36,6 +36,11 @@ mh_err mh__os_wait_writable(int fd, mh_deadline until);
 int mh__os_peek(int sock);
 /* Whether nobody has the other end of this socket any more; one cheap system call. */
 bool mh__os_is_hung_up(int sock);
+/* End the traffic of an accepted connection, whose owner then finds it closed. Nothing happens unless it is one to this port (or to a path that ends
+ * in "-port"), so that a descriptor that was closed and used again meanwhile keeps what it has now. */
+void mh__os_socket_cut(int sock, uint16_t port);
+/* Let this process have as many descriptors as its hard limit allows; how many that is. */
+size_t mh__os_fd_limit_raise(void);
 /* Another descriptor (close-on-exec) of the same thing. */
 mh_err mh__os_duplicate(int *out, int fd);
 

@@ -177,6 +177,44 @@ mh_err mh__os_file_open_to_sync(int *out, const char *path)
     return MH_OK;
 }
 
+mh_err mh__os_file_open_to_change(int *out, const char *path)
+{
+    int fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return mh__fail_os(errno, "opening %s", path);
+    *out = fd;
+    return MH_OK;
+}
+
+mh_err mh__os_file_read_at(int fd, uint64_t offset, void *to, size_t capacity, size_t *size)
+{
+    *size = 0;
+    while (*size < capacity) {
+        ssize_t n = pread(fd, (char *)to + *size, capacity - *size, (off_t)(offset + *size));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return mh__fail_os(errno, "reading a file");
+        if (n == 0)
+            break;
+        *size += (size_t)n;
+    }
+    return MH_OK;
+}
+
+mh_err mh__os_file_write_at(int fd, uint64_t offset, mh_bytes bytes)
+{
+    for (size_t done = 0; done < bytes.size;) {
+        ssize_t n = pwrite(fd, (const char *)bytes.data + done, bytes.size - done, (off_t)(offset + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return mh__fail_os(errno, "writing a file");
+        done += (size_t)n;
+    }
+    return MH_OK;
+}
+
 mh_err mh__os_file_sync(int fd) { return fdatasync(fd) < 0 ? mh__fail_os(errno, "fdatasync") : MH_OK; }
 
 mh_err mh__os_file_rename(const char *from, const char *to)

@@ -23,6 +23,12 @@ mh_err mh__os_program_path(char *out, size_t capacity);
 mh_err mh__os_file_claim_private(const char *path, bool *is_new);
 /* A descriptor for mh__os_file_sync alone. */
 mh_err mh__os_file_open_to_sync(int *out, const char *path);
+/* One to read and write the file with, which is there. Follows no link. */
+mh_err mh__os_file_open_to_change(int *out, const char *path);
+/* Bytes at an offset; *size is how many there were. */
+mh_err mh__os_file_read_at(int fd, uint64_t offset, void *to, size_t capacity, size_t *size);
+/* errors: of the system; some of them may be written then. */
+mh_err mh__os_file_write_at(int fd, uint64_t offset, mh_bytes bytes);
 /* Bring what was written to this file to the disk. errors: of fdatasync, after which nothing that it held can be relied on. */
 mh_err mh__os_file_sync(int fd);
 /* Give a file another name, replacing what has it. errors: NOT_FOUND; of the system. */

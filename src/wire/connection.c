@@ -180,6 +180,18 @@ mh_err mh__connection_write(const mh__connection *c, mh_buf *out)
     return mh__json_finish(&o);
 }
 
+mh_err mh__connection_find_host(mh__connection *c, const char *own_host)
+{
+    bool is_v6 = !strcmp(c->interface_, "tcp://[::]");
+    if (!is_v6 && strcmp(c->interface_, "tcp://*") && strcmp(c->interface_, "tcp://0.0.0.0"))
+        return MH_OK;
+    bool is_here = !*c->location || !strcmp(c->location, own_host);
+    bool is_bare_v6 = !is_here && strchr(c->location, ':') && *c->location != '[';
+    int size = snprintf(c->interface_, sizeof c->interface_, "tcp://%s%s%s", is_bare_v6 ? "[" : "",
+                        !is_here ? c->location : is_v6 ? "[::1]" : "127.0.0.1", is_bare_v6 ? "]" : "");
+    return size < (int)sizeof c->interface_ ? MH_OK : mh__fail(MH_ERR_CORRUPT, "connection file: \"location\" is too long");
+}
+
 mh_err mh__connection_url(const mh__connection *c, uint16_t port, char *out, size_t capacity)
 {
     bool is_ipc = !strncmp(c->interface_, "ipc:", 4);

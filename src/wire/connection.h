@@ -32,6 +32,9 @@ typedef struct mh__connection {
 MH_NODISCARD mh_err mh__connection_read(mh_bytes text, mh__connection *out);
 /* Append the text of a file. errors: NO_MEMORY. */
 MH_NODISCARD mh_err mh__connection_write(const mh__connection *c, mh_buf *out);
+/* A controller that listens everywhere ("tcp://0.0.0.0", "tcp://[::]", or a star) is reached at its location, or on loopback when that is `own_host` or
+ * not given: make `interface_` an address that can be connected to. errors: CORRUPT the location is too long. */
+MH_NODISCARD mh_err mh__connection_find_host(mh__connection *c, const char *own_host);
 /* The address of a port: "tcp://127.0.0.1:1234", "ipc:///folder/name-1234". errors: TOO_LARGE. */
 MH_NODISCARD mh_err mh__connection_url(const mh__connection *c, uint16_t port, char *out, size_t capacity);
 

@@ -509,6 +509,29 @@ static void reads_stock_connection_files(void **state)
 }
 
 /* Replace the first `from` of a stock file: what a reader must say to it. */
+/* Who listens everywhere is connected to where it is. */
+static void finds_a_controllers_host(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *interface_, *location, *expected;
+    } table[] = {
+        {"tcp://10.0.0.1", "other", "tcp://10.0.0.1"},     {"tcp://0.0.0.0", "here", "tcp://127.0.0.1"}, {"tcp://0.0.0.0", "", "tcp://127.0.0.1"},
+        {"tcp://0.0.0.0", "10.0.0.7", "tcp://10.0.0.7"},   {"tcp://*", "there", "tcp://there"},          {"tcp://[::]", "here", "tcp://[::1]"},
+        {"tcp://[::]", "fe80::1", "tcp://[fe80::1]"},      {"ipc:///tmp/x", "there", "ipc:///tmp/x"},
+    };
+    for (size_t i = 0; i < MH__COUNT_OF(table); i++) {
+        mh__connection c = {0};
+        snprintf(c.interface_, sizeof c.interface_, "%s", table[i].interface_);
+        snprintf(c.location, sizeof c.location, "%s", table[i].location);
+        assert_ok(mh__connection_find_host(&c, "here"));
+        assert_string_equal(c.interface_, table[i].expected);
+    }
+    mh__connection c = {.interface_ = "tcp://*"};
+    memset(c.location, 'x', sizeof c.location - 1);
+    assert_err(mh__connection_find_host(&c, "here"), MH_ERR_CORRUPT);
+}
+
 static void refuses_bad_connection_files(void **state)
 {
     (void)state;
@@ -557,6 +580,7 @@ int main(void)
         cmocka_unit_test(refuses_other_shapes),
         cmocka_unit_test(admits_each_message_once),
         cmocka_unit_test(reads_stock_connection_files),
+        cmocka_unit_test(finds_a_controllers_host),
         cmocka_unit_test(refuses_bad_connection_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
