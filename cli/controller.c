@@ -212,6 +212,7 @@ static void flag_dictdb(settings *s) { s->o.no_history = false, s->o.database = 
 static void flag_sqlitedb(settings *s) { s->o.no_history = false, s->o.database = "sqlite"; }
 static void flag_reuse(settings *s) { s->o.reuse = true; }
 static void flag_curve(settings *s) { s->o.curve = true; }
+static void flag_strict(settings *s) { s->o.strict = true; }
 static void flag_debug(settings *s) { s->o.level = MH_LOG_DEBUG; }
 static void flag_quiet(settings *s) { s->o.level = MH_LOG_ERROR; }
 static void flag_nothing(settings *s) { (void)s; }
@@ -224,6 +225,7 @@ static const struct {
     const char *help;
 } flags[] = {
     {"--enable-curve", flag_curve, "encrypt all connections"},
+    {"--strict", flag_strict, "sign buffers, too; only engines and clients of ours can be in the cluster then"},
     {"--reuse", flag_reuse, "keep key and ports of the last time, and go on with its engines and tasks"},
     {"--restore", flag_reuse, "the same"},
     {"--dictdb", flag_dictdb, "--database=memory: tasks are lost when this process dies"},

@@ -35,6 +35,7 @@ typedef struct mh_controller_options {
     const uint16_t *ports;      /* to be used first, in this order; then any free ones */
     size_t port_count;
     bool curve;                 /* encrypt everything; messages are then not signed besides */
+    bool strict;                /* without curve: sign the buffers of messages, too, and refuse those that are not; stock peers can't be in such a cluster */
     const char *curve_secret;   /* with curve: the key to use (Z85); NULL: a new one */
     const char *key;            /* of the signatures; NULL: a new one of 256 bits */
     bool reuse;                 /* take key and ports from connection files that are there, and leave them when it ends; go on with

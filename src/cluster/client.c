@@ -220,6 +220,7 @@ static mh_err make_identity(mh_client *c, const mh_client_options *o)
     if (!err && c->connection.curve_serverkey[0])
         err = mh__curve_pair_create(&c->curve);
     c->session.signer = mh__sign_key_signer(c->key);
+    c->session.is_strict = c->connection.buffers[0] != 0;
     c->reader = mh__sign_key_signer(c->read_key);
     return err;
 }

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "net/seal.h"
 #include "base/number.h"
 #include "os/clock.h"
 #include "os/fd.h"
@@ -306,6 +307,8 @@ static mh_err add_redirected(mh_client *c, const mh__fast_record *r, mh__parcel 
         err = mh__parcel_add(p, built.frames[i]);
     for (size_t i = 0; !err && i < m.buffer_count; i++)
         err = mh__parcel_add(p, m.buffers[i]);
+    if (!err)
+        err = mh__seal_add(&c->session, p);
     mh__parcel_destroy(&unsigned_);
     return err;
 }

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "net/seal.h"
 #include "os/clock.h"
 
 #include <stdatomic.h>
@@ -111,6 +112,8 @@ static mh_err build(mh_client *c, const mh_client_request *r, mh__parcel *p, loa
         err = mh__parcel_add(p, built.frames[i]);
     if (!err)
         err = add_buffers(p, r, l);
+    if (!err)
+        err = mh__seal_add(&c->session, p);
     if (!err)
         snprintf(id, MH_CLIENT_ID_SIZE, "%.*s", (int)built.msg_id.size, (const char *)built.msg_id.data);
     return err;

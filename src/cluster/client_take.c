@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "net/seal.h"
 #include "base/number.h"
 #include "os/fd.h"
 
@@ -56,6 +57,8 @@ static mh_err read_message(mh__client_channel *ch, mh__received *r)
     mh_err err = mh__message_split(mh__parcel_frames(r->parcel), mh__parcel_count(r->parcel), &m);
     if (!err)
         err = mh__message_verify(&m, &ch->client->reader);
+    if (!err)
+        err = mh__seal_check(&ch->client->session, &m); /* is_strict does not change, and the signer is not used */
     if (!err)
         err = mh__header_read(m.header, &h);
     if (!err)

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/number.h"
+#include "net/seal.h"
 #include "os/clock.h"
 #include "os/fd.h"
 #include "os/file.h"
@@ -84,6 +85,8 @@ bool mh__controller_admit(mh_controller *c, mh__channel channel, const mh__parce
     mh_err err = mh__message_split(mh__parcel_frames(p), mh__parcel_count(p), &in->m);
     if (!err)
         err = mh__message_verify(&in->m, &c->session.signer);
+    if (!err)
+        err = mh__seal_check(&c->session, &in->m);
     if (!err)
         err = mh__header_read(in->m.header, &in->header);
     if (!err)
@@ -294,6 +297,7 @@ static mh_err prepare_keys(mh_controller *c)
     memcpy(c->client_file.key, e->key, sizeof e->key);
     memcpy(c->client_file.curve_serverkey, e->curve_serverkey, sizeof e->curve_serverkey);
     c->session.signer = mh__sign_key_signer(c->key);
+    c->session.is_strict = c->options.strict;
     snprintf(c->session.id, sizeof c->session.id, "%.32s", id);
     const char *user = getenv("USER");
     snprintf(c->session.username, sizeof c->session.username, "%s", user ? user : "manyhands");

@@ -336,6 +336,7 @@ static mh_err make_identity(mh_engine *e)
         err = mh__sign_key_create(&e->key, mh__text(e->connection.key));
     if (!err)
         e->session.signer = mh__sign_key_signer(e->key);
+    e->session.is_strict = e->connection.buffers[0] != 0;
     if (!err && e->connection.curve_serverkey[0])
         err = mh__curve_pair_create(&e->curve);
     return err;

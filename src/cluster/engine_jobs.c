@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "net/seal.h"
 #include "os/clock.h"
 #include "os/signals.h"
 
@@ -41,6 +42,8 @@ static mh_err read_message(const mh_engine *e, const mh__parcel *p, mh__message 
     mh_err err = mh__message_split(mh__parcel_frames(p), mh__parcel_count(p), m);
     if (!err)
         err = mh__message_verify(m, &e->session.signer);
+    if (!err)
+        err = mh__seal_check(&e->session, m);
     if (!err)
         err = mh__header_read(m->header, h);
     return err;

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "net/seal.h"
 #include "base/number.h"
 #include "os/clock.h"
 
@@ -77,7 +78,9 @@ static bool is_away(mh_err err) { return err == MH_ERR_NOT_FOUND || err == MH_ER
 /* Takes *p. Replies leave in their order. */
 static void send_reply(mh_engine *e, mh__socket *to, mh__parcel **p)
 {
-    mh_err err = mh__list_is_empty(&e->unsent) ? mh__socket_send(to, *p) : MH_ERR_FULL;
+    mh_err err = mh__seal_add(&e->session, *p);
+    if (!err)
+        err = mh__list_is_empty(&e->unsent) ? mh__socket_send(to, *p) : MH_ERR_FULL;
     if (is_away(err))
         err = keep_unsent(e, to, p);
     if (err)
@@ -397,6 +400,8 @@ void mh__at_engine_publish(mh_engine *e, mh_bytes parent, const mh__output *o)
                                             .unix_ns = mh__os_wall_ns()});
     if (!err)
         err = lend(p, o->buffers, o->buffer_count, o->hold);
+    if (!err)
+        err = mh__seal_add(&e->session, p);
     if (!err)
         err = mh__socket_send(e->iopub, p);
     if (err)

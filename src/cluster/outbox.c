@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "base/number.h"
+#include "net/seal.h"
 
 #include <string.h>
 
@@ -136,6 +137,10 @@ void mh__outbox_send(mh_controller *c, mh__channel channel, mh__parcel *p)
         return;
     if ((channel == MH__CH_TASK_OUT || channel == MH__CH_TASK_IN) && mh__fast_sign(c, p)) {
         drop(c, p, "no memory for a signature");
+        return;
+    }
+    if (channel != MH__CH_PING && mh__seal_add(&c->session, p)) { /* what is relayed has its digests */
+        drop(c, p, "no memory for digests of its buffers");
         return;
     }
     bool is_routed = channel != MH__CH_NOTIFY && channel != MH__CH_IOPUB_OUT && channel != MH__CH_PING;

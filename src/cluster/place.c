@@ -57,6 +57,7 @@ static void fill(mh_controller *c, mh__connection *f, bool is_engine, const char
         mh__os_host_name(f->location, sizeof f->location);
     if (ssh)
         snprintf(f->ssh, sizeof f->ssh, "%s", ssh);
+    snprintf(f->buffers, sizeof f->buffers, "%s", c->options.strict ? "signed" : "");
     snprintf(f->pack, sizeof f->pack, "json");
     snprintf(f->unpack, sizeof f->unpack, "json");
     snprintf(f->signature_scheme, sizeof f->signature_scheme, "hmac-sha256");

@@ -1,6 +1,7 @@
 /* Sockets, parcels, the loop and keys, with real connections on this host. */
 #include "base/number.h"
 #include "net/loop.h"
+#include "net/seal.h"
 #include "net/sign.h"
 #include "net/socket.h"
 #include "os/fd.h"
@@ -53,6 +54,59 @@ static void signs_as_the_standard_says(void **state)
     assert_ok(mh__secret_create(b));
     assert_int_equal(strlen(a), 64);
     assert_string_not_equal(a, b);
+}
+
+/* Digests go into the metadata, and only what they are of is believed. */
+static void seals_buffers(void **state)
+{
+    (void)state;
+    static const char abc[] = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"; /* of FIPS 180 */
+    mh__sign_key *k = NULL;
+    mh__parcel *p = NULL, *other = NULL;
+    mh__message m;
+    mh__built built;
+    assert_ok(mh__sign_key_create(&k, MH__TEXT("key")));
+    mh__session s = {.signer = mh__sign_key_signer(k), .id = "session"};
+    assert_ok(mh__session_build(&s, &(mh__draft){.type = "apply_request", .metadata = MH__TEXT("{\"x_buf\":[],\"retries\":2}")}, &built));
+    assert_ok(mh__parcel_create(&p));
+    assert_ok(mh__parcel_create(&other));
+    assert_ok(mh__parcel_add(p, MH__TEXT("somebody")));
+    for (int i = 0; i < MH__FRAMES_SIGNED; i++)
+        assert_ok(mh__parcel_add(p, built.frames[i]));
+    assert_ok(mh__parcel_add(p, MH__TEXT("abc")));
+    assert_ok(mh__parcel_add(p, MH__TEXT("")));
+    assert_ok(mh__seal_add(&s, p)); /* not strict: nothing happens, and nothing is asked for */
+    assert_ok(mh__message_split(mh__parcel_frames(p), mh__parcel_count(p), &m));
+    assert_ok(mh__seal_check(&s, &m));
+    assert_null(memmem(m.metadata.data, m.metadata.size, abc, 64));
+    s.is_strict = true;
+    assert_err(mh__seal_check(&s, &m), MH_ERR_PERMISSION);
+    for (int i = 0; i < 2; i++) { /* the second time it has them */
+        assert_ok(mh__seal_add(&s, p));
+        assert_ok(mh__message_split(mh__parcel_frames(p), mh__parcel_count(p), &m));
+        assert_ok(mh__message_verify(&m, &s.signer));
+        assert_ok(mh__seal_check(&s, &m));
+        assert_non_null(memmem(m.metadata.data, m.metadata.size, abc, 64));
+        assert_non_null(memmem(m.metadata.data, m.metadata.size, "\"retries\":2", 11));
+        assert_int_equal(m.buffer_count, 2);
+        assert_true(mh__bytes_are(m.idents[0], "somebody"));
+    }
+    assert_ok(mh__parcel_share(other, p, 0, mh__parcel_count(p) - 2)); /* swapped */
+    assert_ok(mh__parcel_add(other, MH__TEXT("")));
+    assert_ok(mh__parcel_add(other, MH__TEXT("abc")));
+    assert_ok(mh__message_split(mh__parcel_frames(other), mh__parcel_count(other), &m));
+    assert_ok(mh__message_verify(&m, &s.signer));
+    assert_err(mh__seal_check(&s, &m), MH_ERR_PERMISSION);
+    mh__parcel_clear(other); /* one left out */
+    assert_ok(mh__parcel_share(other, p, 0, mh__parcel_count(p) - 1));
+    assert_ok(mh__message_split(mh__parcel_frames(other), mh__parcel_count(other), &m));
+    assert_err(mh__seal_check(&s, &m), MH_ERR_PERMISSION);
+    mh__parcel_clear(other);
+    assert_ok(mh__parcel_add(other, MH__TEXT("no message")));
+    assert_err(mh__seal_add(&s, other), MH_ERR_CORRUPT);
+    mh__parcel_destroy(&p);
+    mh__parcel_destroy(&other);
+    mh__sign_key_destroy(&k);
 }
 
 /* ---- parcels --------------------------------------------------------------------------------- */
@@ -588,6 +642,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(signs_as_the_standard_says),
         cmocka_unit_test(parcels_own_their_frames),
+        cmocka_unit_test(seals_buffers),
         cmocka_unit_test(parcels_tell_when_they_are_gone),
         cmocka_unit_test(routers_reach_each_other),
         cmocka_unit_test(limits_what_waits),

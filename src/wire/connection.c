@@ -39,6 +39,7 @@ static const field fields[] = {
     TEXT("unpack", unpack, OPTIONAL),
     TEXT("signature_scheme", signature_scheme, OPTIONAL),
     TEXT("x_fast", fast, OPTIONAL),
+    TEXT("x_buffers", buffers, OPTIONAL),
 };
 
 static mh_err bad(const char *name, const char *why) { return mh__fail(MH_ERR_CORRUPT, "connection file: \"%s\" %s", name, why); }
@@ -145,6 +146,8 @@ mh_err mh__connection_read(mh_bytes text, mh__connection *out)
     if (!is_one_of(c.signature_scheme, "hmac-sha256", "", ""))
         return mh__fail(MH_ERR_UNSUPPORTED, "connection file: signature scheme \"%s\"; only hmac-sha256 is spoken here",
                         c.signature_scheme);
+    if (!is_one_of(c.buffers, "", "signed", "signed"))
+        return mh__fail(MH_ERR_UNSUPPORTED, "connection file: x_buffers \"%s\"; only \"signed\" is known", c.buffers);
     *out = c;
     return MH_OK;
 }
@@ -157,7 +160,7 @@ mh_err mh__connection_write(const mh__connection *c, mh_buf *out)
         const field *f = &fields[i];
         const void *at = (const char *)c + f->offset;
         if ((f->need != OPTIONAL && !is_needed(f, c->is_engine)) || (at == c->task_scheme && c->is_engine) ||
-            (at == c->fast && !*c->fast))
+            (at == c->fast && !*c->fast) || (at == c->buffers && !*c->buffers))
             continue;
         mh__json_key(&o, f->name);
         if (!f->size)

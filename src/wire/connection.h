@@ -20,6 +20,7 @@ typedef struct mh__connection {
     char signature_scheme[32];  /* "hmac-sha256" */
     char task_scheme[16];       /* clients: "leastload" ... */
     char fast[256];             /* path of the fast lane's unix socket; empty: there is none. Not in stock files */
+    char buffers[16];           /* "signed": digests of buffers are in the signed metadata (net/seal.h); or empty. Not in stock files */
     uint16_t registration, control, mux, task, iopub;
     uint16_t hb_ping, hb_pong;  /* engines */
     uint16_t notification;      /* clients */

@@ -86,6 +86,7 @@ typedef struct mh__session {
     char id[40];       /* the session's name: hexadecimal digits from the kernel's random numbers */
     char username[64];
     uint64_t count;    /* messages written so far */
+    bool is_strict;    /* buffers are signed too: net/seal.h */
 } mh__session;
 
 typedef struct mh__draft {
