@@ -228,6 +228,14 @@ static PyObject *text_of(PyObject *self, void *closure)
     return PyUnicode_DecodeUTF8(b->data, (Py_ssize_t)b->size, "replace");
 }
 
+static PyObject *is_quiet(PyObject *self, void *unused)
+{
+    static const char said[] = "\"x_quiet\":true"; /* in a text it would have backslashes */
+    const mh_bytes m = ((message *)self)->m->metadata;
+    (void)unused;
+    return PyBool_FromLong(memmem(m.data, m.size, said, sizeof said - 1) != NULL);
+}
+
 /* The value of "date" in its header, which is JSON and of no depth: one text of a reply that most programs look at never. */
 static PyObject *date_of(PyObject *self, void *unused)
 {
@@ -323,6 +331,7 @@ static PyGetSetDef message_getset[] = {
     {"parent", text_of, NULL, "JSON: the header of the request.", PART(parent)},
     {"metadata", text_of, NULL, "JSON.", PART(metadata)},
     {"content", text_of, NULL, "JSON.", PART(content)},
+    {"is_quiet", is_quiet, NULL, "Whether the engine says that it published nothing while it ran what this replies to.", NULL},
     {"date", date_of, NULL, "When it was written, as its header says, or None.", NULL},
     {"buffers", buffers_of, NULL, "A list of bytes and memoryviews.", NULL},
     {NULL, NULL, NULL, NULL, NULL},

@@ -312,4 +312,9 @@ PyObject *mhpy_map(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *mhpy_imap(PyObject *self, PyObject *args, PyObject *kwargs);
 extern PyType_Spec mhpy_imap_spec;
 
+/* ---- link.c: an executor's end of the pipe to its engine ----------------------------------------- */
+
+/* Add the type EngineLink. False with an exception set. */
+bool mhpy_link_add(PyObject *module);
+
 #endif

@@ -142,7 +142,8 @@ static int execute(PyObject *module)
         !add_type(module, &mhpy_queue_spec, &mhpy.queue_type) || !add_type(module, &mhpy_simple_queue_spec, &mhpy.simple_queue_type) ||
         !add_type(module, &mhpy_pipe_spec, &mhpy.pipe_type) || !make_type(module, &mhpy_sink_spec, &mhpy.sink_type) ||
         !make_type(module, &mhpy_reducers_spec, &mhpy.reducers_type) || !mhpy_watch_forks() ||
-        !add_type(module, &mhpy_future_base_spec, &mhpy.future_base_type) || !add_type(module, &mhpy_executor_spec, &executor_type) || !mhpy_sync_add(module)) {
+        !add_type(module, &mhpy_future_base_spec, &mhpy.future_base_type) || !add_type(module, &mhpy_executor_spec, &executor_type) || !mhpy_sync_add(module) ||
+        !mhpy_link_add(module)) {
         memset(&mhpy, 0, sizeof mhpy);
         return -1;
     }

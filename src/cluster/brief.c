@@ -169,6 +169,10 @@ static mh_err write_metadata(const mh__fast_task *t, mh_bytes engine, mh_bytes c
         mh__json_key(&o, "engine_info");
         mh__json_add(&o, said[1]);
     }
+    if (t->flags & MH__FAST_SILENT) {
+        mh__json_key(&o, "x_quiet");
+        mh__json_add_bool(&o, true);
+    }
     mh__json_close(&o, '}');
     return mh__json_finish(&o);
 }

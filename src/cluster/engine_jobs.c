@@ -10,6 +10,8 @@
 #include <signal.h>
 #include <string.h>
 
+enum { LAST_BYTES_MAX = 64 << 10 }; /* of a request that is kept after its end */
+
 /* ---- jobs ------------------------------------------------------------------------------------ */
 
 static void free_job(mh__waiting_request **job)
@@ -34,6 +36,7 @@ void mh__at_engine_drop_jobs(mh_engine *e)
     }
     e->ahead_count = 0;
     free_job(&e->running);
+    free_job(&e->last);
 }
 
 /* Shape, then who wrote it, then what it says. */
@@ -66,6 +69,15 @@ static mh__request_kind kind_of(mh_bytes type)
     return MH__REQUEST_OTHER;
 }
 
+/* Calls of our clients, which know what a reply says of output. */
+static bool asks_for_quiet(const mh__waiting_request *job)
+{
+    static const char *const keys[] = {"x_quiet"};
+    mh__json said;
+    bool is_quiet = false;
+    return job->kind == MH__REQUEST_APPLY && !mh__json_pick(job->message.metadata, keys, 1, &said) && mh__json_bool(said, &is_quiet) && is_quiet;
+}
+
 /* From s; NULL: the fast lane, where who wrote it was verified already. */
 static mh_err make_job(mh_engine *e, mh__socket *s, mh__parcel *p, mh__waiting_request **out)
 {
@@ -86,6 +98,7 @@ static mh_err make_job(mh_engine *e, mh__socket *s, mh__parcel *p, mh__waiting_r
     job->bytes = mh__parcel_bytes(job->parcel);
     job->from = s ? s : e->shell;
     job->is_fast = !s;
+    job->is_quiet = asks_for_quiet(job);
     *out = job;
     return MH_OK;
 }
@@ -115,7 +128,7 @@ static mh_err make_brief_job(mh_engine *e, const mh__fast_task *t, mh__waiting_r
     job->kind = is_call ? MH__REQUEST_CALL : MH__REQUEST_APPLY;
     job->from = e->shell;
     job->is_fast = true;
-    job->is_quiet = is_call && (t->flags & MH__FAST_QUIET);
+    job->is_quiet = t->flags & MH__FAST_QUIET;
     *out = job;
     return MH_OK;
 }
@@ -163,9 +176,9 @@ static void hold_back(mh_engine *e)
     mh__socket_pause(e->shell, is_full);
 }
 
-static void publish_status(mh_engine *e, const mh__waiting_request *job, const char *state)
+static void publish_status(mh_engine *e, mh__waiting_request *job, const char *state)
 {
-    if (!job->is_quiet)
+    if (!job->is_quiet && !mh__at_engine_see(job))
         mh__at_engine_publish_status(e, job->message.header, state);
 }
 
@@ -201,13 +214,40 @@ static mh_err note_aborted(mh_engine *e, mh_bytes id)
     return MH_OK;
 }
 
+/* An attempt that is over for the controller, as [id, token]: the request may be here again under another token. */
+static bool is_attempt(const mh__waiting_request *job, mh_bytes id, mh_bytes token)
+{
+    return mh__bytes_equal(job->header.msg_id, id) && job->message.ident_count == 3 && mh__bytes_equal(job->message.idents[2], token);
+}
+
+/* A request (token NULL: any attempt of it) that the executor has, and has not begun. *is_there: it has it, and keeps it. */
+static mh__waiting_request *take_from_executor(mh_engine *e, mh_bytes id, const mh_bytes *token, bool *is_there)
+{
+    size_t nth = 1; /* before them is the running one */
+    for (mh__list *node = e->ahead.next; node != &e->ahead; node = node->next, nth++) {
+        mh__waiting_request *job = mh__list_entry(node, mh__waiting_request, link);
+        if (token ? !is_attempt(job, id, *token) : !mh__bytes_equal(job->header.msg_id, id))
+            continue;
+        *is_there = !mh__executor_take_back(e->executor, nth);
+        if (*is_there)
+            return NULL;
+        mh__list_remove(&job->link);
+        e->ahead_count--;
+        return job;
+    }
+    return NULL;
+}
+
 static mh_err abort_id(mh_engine *e, mh_bytes id)
 {
     if (e->running && mh__bytes_equal(e->running->header.msg_id, id))
         return MH_OK; /* it runs: an interrupt is a signal, not an abort */
-    for (mh__list *node = e->ahead.next; node != &e->ahead; node = node->next)
-        if (mh__bytes_equal(mh__list_entry(node, mh__waiting_request, link)->header.msg_id, id))
-            return MH_OK; /* the executor has it */
+    bool is_taken = false;
+    mh__waiting_request *ahead = take_from_executor(e, id, NULL, &is_taken);
+    if (ahead)
+        abort_job(e, ahead);
+    if (ahead || is_taken)
+        return MH_OK;
     for (mh__list *node = e->queue.next; node != &e->queue; node = node->next) {
         mh__waiting_request *job = mh__list_entry(node, mh__waiting_request, link);
         if (mh__bytes_equal(job->header.msg_id, id)) {
@@ -221,6 +261,18 @@ static mh_err abort_id(mh_engine *e, mh_bytes id)
 
 static mh_err abort_all(mh_engine *e)
 {
+    size_t nth = 1;
+    for (mh__list *node = e->ahead.next, *after; node != &e->ahead; node = after) {
+        mh__waiting_request *job = mh__list_entry(node, mh__waiting_request, link);
+        after = node->next;
+        if (!mh__executor_take_back(e->executor, nth)) {
+            nth++;
+            continue;
+        }
+        mh__list_remove(&job->link);
+        e->ahead_count--;
+        abort_job(e, job);
+    }
     while (!mh__list_is_empty(&e->queue)) {
         mh__waiting_request *job = mh__list_entry(e->queue.next, mh__waiting_request, link);
         dequeue(e, job);
@@ -245,12 +297,6 @@ static mh_err abort_ids(mh_engine *e, mh__json ids)
     return err;
 }
 
-/* An attempt that is over for the controller, as [id, token]: the request may be here again under another token. */
-static bool is_attempt(const mh__waiting_request *job, mh_bytes id, mh_bytes token)
-{
-    return mh__bytes_equal(job->header.msg_id, id) && job->message.ident_count == 3 && mh__bytes_equal(job->message.idents[2], token);
-}
-
 void mh__at_engine_abort_attempt(mh_engine *e, mh_bytes id, mh_bytes token)
 {
     for (mh__list *node = e->queue.next; node != &e->queue; node = node->next) {
@@ -261,36 +307,49 @@ void mh__at_engine_abort_attempt(mh_engine *e, mh_bytes id, mh_bytes token)
             return;
         }
     }
+    bool is_there = false;
+    mh__waiting_request *ahead = take_from_executor(e, id, &token, &is_there);
+    free_job(&ahead);
 }
 
 /* ---- running --------------------------------------------------------------------------------- */
 
-static void remember_header(mh_engine *e, mh_bytes header)
+/* A request that has ended, and is not needed any more but as the parent of output that comes late. */
+static void remember(mh_engine *e, mh__waiting_request *job)
 {
     mh_buf *copy = NULL;
-    if (mh_buf_copy(&copy, header))
-        return; /* then late output has an older parent */
-    mh_buf_destroy(&e->last_header);
-    e->last_header = copy;
+    if (!job->parcel && job->brief && job->bytes <= LAST_BYTES_MAX && job->kind != MH__REQUEST_CALL) {
+        free_job(&e->last);
+        e->last = job;
+        return;
+    }
+    if (job->kind != MH__REQUEST_CALL && !mh__at_engine_see(job) && !mh_buf_copy(&copy, job->message.header)) { /* else late output has an older parent */
+        mh_buf_destroy(&e->last_header);
+        e->last_header = copy;
+        free_job(&e->last);
+    }
+    free_job(&job);
 }
 
-static mh_err start_job(mh_engine *e, mh__waiting_request *job)
+/* It is its turn. NULL: nobody's. */
+static void be_running(mh_engine *e, mh__waiting_request *job)
 {
+    e->running = job;
+    if (!job)
+        return;
     job->started_ns = mh__os_wall_ns();
+    publish_status(e, job, "busy");
+}
+
+static mh_err give_to_executor(mh_engine *e, mh__waiting_request *job)
+{
     job->given_ns = mh_now();
     if (e->running) {
         mh__list_push_back(&e->ahead, &job->link);
         e->ahead_count++;
     } else {
-        e->running = job;
+        be_running(e, job);
     }
-    if (!job->is_quiet) {
-        mh_err err = mh__at_engine_see(job);
-        if (err)
-            return err;
-        remember_header(e, job->message.header);
-    }
-    publish_status(e, job, "busy");
     char content[MH__BRIEF_CONTENT_SIZE];
     mh__request r = {.kind = job->kind, .type = job->header.msg_type, .msg_id = job->header.msg_id, .content = job->message.content,
                      .buffers = job->message.buffers, .buffer_count = job->message.buffer_count};
@@ -301,16 +360,26 @@ static mh_err start_job(mh_engine *e, mh__waiting_request *job)
     return mh__executor_run(e->executor, &r);
 }
 
+/* Calls only go ahead of their turn: what else there is may be stopped by what runs before it. */
+static bool may_begin(mh_engine *e, const mh__waiting_request *job)
+{
+    if (!e->running)
+        return true;
+    return job->kind == e->running->kind && (job->kind == MH__REQUEST_APPLY || job->kind == MH__REQUEST_CALL) &&
+           1 + e->ahead_count < mh__executor_window(e->executor);
+}
+
 void mh__at_engine_next(mh_engine *e)
 {
     if (e->is_starting)
         return; /* an executor that refuses answers at once: the loop below goes on, and the stack does not grow */
     e->is_starting = true;
-    while (e->is_executor_ready && (!e->running || 1 + e->ahead_count < mh__executor_window(e->executor)) && !mh__list_is_empty(&e->queue) &&
-           !e->must_stop) {
+    while (e->is_executor_ready && !mh__list_is_empty(&e->queue) && !e->must_stop) {
         mh__waiting_request *job = mh__list_entry(e->queue.next, mh__waiting_request, link);
+        if (!may_begin(e, job))
+            break;
         dequeue(e, job);
-        mh_err err = start_job(e, job);
+        mh_err err = give_to_executor(e, job);
         if (err) {
             mh__at_engine_log(e, "the executor takes no request: %s", mh_err_detail());
             mh__at_engine_end(e, MH_ERR_WORKER_LOST);
@@ -350,7 +419,7 @@ void mh__at_engine_take_fast(mh_engine *e, mh__parcel *p, bool is_quiet)
         drop_invalid(e);
         return;
     }
-    job->is_quiet = is_quiet && job->kind == MH__REQUEST_CALL;
+    job->is_quiet |= is_quiet && job->kind == MH__REQUEST_CALL;
     if (e->aborted_count && take_aborted(e, job->header.msg_id)) {
         abort_job(e, job);
         return;
@@ -384,7 +453,11 @@ bool mh__at_engine_give_back(mh_engine *e, mh_bytes id)
             return true;
         }
     }
-    return false;
+    bool is_there = false;
+    mh__waiting_request *ahead = take_from_executor(e, id, NULL, &is_there);
+    bool is_back = ahead != NULL;
+    free_job(&ahead);
+    return is_back;
 }
 
 /* ---- what the executor says ------------------------------------------------------------------ */
@@ -432,25 +505,30 @@ static void on_answer(void *ctx, const mh__answer *a)
         mh__at_engine_end(e, MH_ERR_WORKER_LOST);
         return;
     }
-    mh__list *next = mh__list_pop_front(&e->ahead);
-    e->running = next ? mh__list_entry(next, mh__waiting_request, link) : NULL;
-    e->ahead_count -= next != NULL;
     mh__at_engine_reply(e, job, a);
     publish_status(e, job, "idle");
     e->answered_ns = mh_now();
+    mh__list *next = mh__list_pop_front(&e->ahead);
+    e->ahead_count -= next != NULL;
+    be_running(e, next ? mh__list_entry(next, mh__waiting_request, link) : NULL);
     if (stops_others(job, a))
         abort_cells(e, job->header.session);
-    free_job(&job);
+    remember(e, job);
     mh__at_engine_next(e);
 }
 
 static void on_output(void *ctx, const mh__output *o)
 {
     mh_engine *e = ctx;
-    if (e->running && mh__at_engine_see(e->running))
+    mh__waiting_request *by = e->running ? e->running : e->last;
+    if (by && mh__at_engine_see(by))
         return; /* no memory for its header */
-    mh_bytes parent = e->running ? e->running->message.header : (mh_bytes){0};
-    if (!e->running && e->last_header)
+    mh_bytes parent = by ? by->message.header : (mh_bytes){0};
+    if (e->running && e->running->is_quiet) {
+        e->running->is_quiet = false;
+        publish_status(e, e->running, "busy");
+    }
+    if (!by && e->last_header)
         parent = (mh_bytes){mh_buf_data(e->last_header), mh_buf_size(e->last_header)};
     mh__at_engine_publish(e, parent, o);
 }

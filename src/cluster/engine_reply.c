@@ -193,6 +193,10 @@ static mh_err write_metadata(const mh_engine *e, const mh__waiting_request *job,
     mh__json_add(&o, status);
     if (mh__json_is(status, "error"))
         add_engine_info(e, &o, method_of(job));
+    if (job->is_quiet && job->kind == MH__REQUEST_APPLY) { /* nothing was published: its client need not wait for output */
+        mh__json_key(&o, "x_quiet");
+        mh__json_add_bool(&o, true);
+    }
     mh__json_close(&o, '}');
     return mh__json_finish(&o);
 }
@@ -321,7 +325,8 @@ static mh_err reply_brief(mh_engine *e, const mh__waiting_request *job, const mh
     int64_t wall = mh__os_wall_ns();
     mh__fast_task t = {
         .is_reply = true,
-        .flags = (uint8_t)((job->brief->flags & MH__FAST_CALL) | (a->is_met ? 0 : MH__FAST_NOT_MET)),
+        .flags = (uint8_t)((job->brief->flags & MH__FAST_CALL) | (a->is_met ? 0 : MH__FAST_NOT_MET) |
+                           (job->is_quiet && job->kind == MH__REQUEST_APPLY ? MH__FAST_SILENT : 0)),
         .number = job->brief->number,
         .ref = job->brief->ref,
         .token = job->brief->token,

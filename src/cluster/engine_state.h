@@ -28,7 +28,8 @@ typedef struct mh__waiting_request {
     mh__socket *from;
     int64_t started_ns; /* wall clock; 0: it waits */
     int64_t given_ns;   /* when the executor got it, by the monotonic clock */
-    bool is_fast, is_quiet; /* came by the fast lane; nobody wants to hear when it begins and ends */
+    bool is_fast;       /* came by the fast lane */
+    bool is_quiet;      /* who asked wants to hear of its begin and end only if something is published meanwhile: the reply tells that nothing was */
     size_t bytes;
     mh__fast_task *brief;   /* it came in brief. Then parcel is NULL, and of the message there are only identities, buffers and ids, until
                              * mh__at_engine_see */
@@ -73,7 +74,8 @@ struct mh_engine {
     mh__list ahead;               /* the next ones, where it takes several */
     size_t ahead_count;
     int64_t answered_ns;          /* when it answered last */
-    mh_buf *last_header; /* of the request that ran last: the parent of output that comes late */
+    mh__waiting_request *last; /* that ran last: the parent of output that comes late. NULL: last_header is its header */
+    mh_buf *last_header;
     mh__aborted_id *aborted;
     size_t aborted_count, aborted_next;
     mh__list unsent; /* replies that the controller was not there to take */

@@ -72,6 +72,7 @@ typedef struct mh__executor_kind {
     size_t (*window)(mh__executor *e); /* NULL: 1 */
     mh_deadline (*settle)(mh__executor *e, bool may_spin); /* both or neither */
     void (*wake)(mh__executor *e);
+    bool (*take_back)(mh__executor *e, size_t nth); /* NULL: never */
 } mh__executor_kind;
 
 struct mh__executor {
@@ -80,7 +81,7 @@ struct mh__executor {
     mh__loop *loop;
 };
 
-/* Start the program argv with three numbers added: memory, socket and side of a pipe. It gets `settings`, a JSON object.
+/* Start the program argv with four numbers added: memory, socket and side of a pipe, and the memory of its claims (link.h). It gets `settings`, a JSON object.
  * errors: those of mh_process_start and mh_pipe_create. */
 MH_NODISCARD mh_err mh__python_executor_create(mh__executor **out, mh__loop *l, const char *const *argv, mh_bytes settings,
                                                const mh__executor_events *events);
@@ -103,6 +104,8 @@ static inline void mh__executor_wake(mh__executor *e)
     if (e->kind->wake)
         e->kind->wake(e);
 }
+/* The nth of the requests that it has not answered (0: the oldest) is not to be begun: whether it was not, and will not be. Nothing more is heard of it then. */
+static inline bool mh__executor_take_back(mh__executor *e, size_t nth) { return e->kind->take_back && e->kind->take_back(e, nth); }
 /* Kill it and free everything. Accepts NULL. */
 static inline void mh__executor_destroy(mh__executor **e)
 {

@@ -13,13 +13,23 @@ enum { MH__LINK_ALIGN = 16, MH__LINK_FRAMES_MAX = 1 << 16 };
 /* What a message is. The engine sends SETUP, then requests; the executor READY, then replies and output. */
 typedef enum mh__link_kind {
     MH__LINK_SETUP = 1,   /* [settings] */
-    MH__LINK_APPLY = 2,   /* [message id, buffer, ...] */
+    MH__LINK_APPLY = 2,   /* [u32 number of its claim, buffer, ...] */
     MH__LINK_EXECUTE = 3, /* [content] */
     MH__LINK_OTHER = 4,   /* [message type, content] */
     MH__LINK_READY = 16,  /* [] */
     MH__LINK_REPLY = 17,  /* [content, "1" unless a dependency is not met, buffer, ...] */
     MH__LINK_OUTPUT = 18, /* [message type, content, metadata, buffer, ...] */
 } mh__link_kind;
+
+/* Calls are handed to the executor ahead of their turn, and may be taken back. So each has a claim, a u32 in memory that both share: who brings it from
+ * OFFERED to something else first has the call. The executor makes it FREE again, before it answers, or when it passes by a call that was taken back. */
+enum { MH__LINK_CLAIMS = 64 };
+typedef enum mh__link_claim {
+    MH__LINK_FREE = 0,
+    MH__LINK_OFFERED,  /* by the engine */
+    MH__LINK_BEGUN,    /* by the executor */
+    MH__LINK_REVOKED,  /* by the engine */
+} mh__link_claim;
 
 /* A message that came: frames point into buf. Both are the holder's. */
 typedef struct mh__link_message {

@@ -291,7 +291,7 @@ static void destroy(mh__executor *base)
     mh__free(e);
 }
 
-static const mh__executor_kind native_kind = {run, send_signal, destroy, window, settle, wake};
+static const mh__executor_kind native_kind = {run, send_signal, destroy, window, settle, wake, NULL};
 
 static void tell_ready(void *ctx)
 {

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "manyhands/shm.h"
 
 #include <signal.h>
 #include <stdatomic.h>
@@ -14,6 +15,7 @@ enum { ARGV_MAX = 32, NUMBER_SIZE = 12, MESSAGES_A_ROUND = 64 };
 /* Sparse: a message that fits never waits for its reader. Larger ones pass in pieces, and the reader must move. */
 #define CAPACITY ((size_t)1 << 30)
 #define SEND_NS (10 * MH_SECOND)
+#define NO_CLAIM UINT32_MAX
 
 typedef struct python_executor {
     mh__executor base;
@@ -21,6 +23,11 @@ typedef struct python_executor {
     mh_process *process;
     int pipe_fd, sentinel;
     bool has_ended;
+    mh_shm *claims;
+    _Atomic uint32_t *claim;     /* MH__LINK_CLAIMS of them: link.h */
+    uint32_t given[MH__LINK_CLAIMS]; /* what has not been answered, oldest first: its claim, or NO_CLAIM */
+    size_t given_count;
+    uint32_t next;               /* claims are used in turn, as they become free */
 } python_executor;
 
 typedef struct held_message {
@@ -80,6 +87,12 @@ static bool is_frame(const mh__link_message *m, size_t index, const char *text)
     return m->frames[index].size == strlen(text) && !memcmp(m->frames[index].data, text, m->frames[index].size);
 }
 
+static void forget_given(python_executor *e, size_t nth)
+{
+    if (nth < e->given_count)
+        memmove(e->given + nth, e->given + nth + 1, (--e->given_count - nth) * sizeof *e->given);
+}
+
 static bool hear(python_executor *e, held_message *held)
 {
     const mh__link_message *m = &held->message;
@@ -91,6 +104,7 @@ static bool hear(python_executor *e, held_message *held)
     case MH__LINK_REPLY:
         if (m->count < 2)
             return false;
+        forget_given(e, 0);
         events->on_answer(events->ctx, &(mh__answer){.content = m->frames[0], .is_met = is_frame(m, 1, "1"), .buffers = m->frames + 2,
                                                      .buffer_count = m->count - 2, .hold = &held->base});
         return true;
@@ -147,12 +161,17 @@ static mh_err run(mh__executor *base, const mh__request *r)
     python_executor *e = (python_executor *)base;
     mh_bytes *frames = mh__calloc(r->buffer_count + 2, sizeof *frames);
     size_t count = 0;
-    uint32_t kind = MH__LINK_OTHER;
+    uint32_t kind = MH__LINK_OTHER, claim = NO_CLAIM;
     if (!frames)
         return MH_ERR_NO_MEMORY;
+    if (e->given_count == MH__LINK_CLAIMS) {
+        mh__free(frames);
+        return mh__fail(MH_ERR_LIMIT, "the executor has %d requests", MH__LINK_CLAIMS);
+    }
     if (r->kind == MH__REQUEST_APPLY) {
         kind = MH__LINK_APPLY;
-        frames[count++] = r->msg_id;
+        claim = e->next % MH__LINK_CLAIMS;
+        frames[count++] = (mh_bytes){&claim, sizeof claim};
         if (r->buffer_count)
             memcpy(frames + count, r->buffers, r->buffer_count * sizeof *frames);
         count += r->buffer_count;
@@ -163,9 +182,34 @@ static mh_err run(mh__executor *base, const mh__request *r)
         frames[count++] = r->type;
         frames[count++] = r->content;
     }
+    if (claim != NO_CLAIM)
+        atomic_store_explicit(&e->claim[claim], MH__LINK_OFFERED, memory_order_relaxed); /* the pipe orders it */
     mh_err err = mh__link_send(e->pipe, kind, frames, count, mh_deadline_in(SEND_NS));
     mh__free(frames);
+    if (!err) {
+        e->given[e->given_count++] = claim;
+        e->next += claim != NO_CLAIM;
+    }
     return err;
+}
+
+/* Claims become free in their turn. What the executor writes there can only make us wait: the engine gives one request however that is. */
+static size_t window(mh__executor *base)
+{
+    python_executor *e = (python_executor *)base;
+    bool is_free = atomic_load_explicit(&e->claim[e->next % MH__LINK_CLAIMS], memory_order_acquire) == MH__LINK_FREE;
+    return e->given_count + (is_free && e->given_count < MH__LINK_CLAIMS);
+}
+
+static bool take_back(mh__executor *base, size_t nth)
+{
+    python_executor *e = (python_executor *)base;
+    uint32_t offered = MH__LINK_OFFERED;
+    if (nth >= e->given_count || e->given[nth] == NO_CLAIM ||
+        !atomic_compare_exchange_strong(&e->claim[e->given[nth]], &offered, MH__LINK_REVOKED))
+        return false;
+    forget_given(e, nth);
+    return true;
 }
 
 static mh_err send_signal(mh__executor *base, int number) { return mh_process_signal(((python_executor *)base)->process, number); }
@@ -176,17 +220,18 @@ static void destroy(mh__executor *base)
     stop_listening(e);
     mh_process_destroy(&e->process);
     mh_pipe_destroy(&e->pipe);
+    mh_shm_destroy(&e->claims);
     mh__free(e);
 }
 
-static const mh__executor_kind python_kind = {run, send_signal, destroy, NULL, NULL, NULL};
+static const mh__executor_kind python_kind = {run, send_signal, destroy, window, NULL, NULL, take_back};
 
 /* ---- its start ------------------------------------------------------------------------------- */
 
 static mh_err start_process(python_executor *e, const mh_pipe *theirs, const char *const *argv)
 {
-    const char *whole[ARGV_MAX + 4];
-    char numbers[3][NUMBER_SIZE];
+    const char *whole[ARGV_MAX + 5];
+    char numbers[4][NUMBER_SIZE];
     mh_pipe_parts parts = mh_pipe_borrow_parts(theirs);
     size_t count = 0;
     while (argv[count] && count < ARGV_MAX) {
@@ -198,11 +243,12 @@ static mh_err start_process(python_executor *e, const mh_pipe *theirs, const cha
     snprintf(numbers[0], NUMBER_SIZE, "%d", parts.memory);
     snprintf(numbers[1], NUMBER_SIZE, "%d", parts.socket);
     snprintf(numbers[2], NUMBER_SIZE, "%u", parts.side);
-    for (int i = 0; i < 3; i++)
+    snprintf(numbers[3], NUMBER_SIZE, "%d", mh_shm_fd(e->claims));
+    for (int i = 0; i < 4; i++)
         whole[count++] = numbers[i];
     whole[count] = NULL;
-    mh_pass_fd fds[] = {{parts.memory, -1}, {parts.socket, -1}};
-    return mh_process_start(&e->process, &(mh_process_options){.argv = whole, .fds = fds, .fd_count = 2, .stdin_null = true, .new_group = true});
+    mh_pass_fd fds[] = {{parts.memory, -1}, {parts.socket, -1}, {mh_shm_fd(e->claims), -1}};
+    return mh_process_start(&e->process, &(mh_process_options){.argv = whole, .fds = fds, .fd_count = 3, .stdin_null = true, .new_group = true});
 }
 
 static mh_err start(python_executor *e, const char *const *argv, mh_bytes settings)
@@ -210,7 +256,11 @@ static mh_err start(python_executor *e, const char *const *argv, mh_bytes settin
     mh_pipe *theirs = NULL;
     mh_err err = mh_pipe_create(&e->pipe, &theirs, &(mh_pipe_options){.duplex = true, .capacity_bytes = CAPACITY});
     if (!err)
+        err = mh_shm_create(&e->claims, MH__LINK_CLAIMS * sizeof *e->claim);
+    if (!err) {
+        e->claim = mh_shm_data(e->claims);
         err = start_process(e, theirs, argv);
+    }
     mh_pipe_destroy(&theirs); /* the child has its own */
     if (!err)
         err = mh__link_send(e->pipe, MH__LINK_SETUP, &settings, 1, mh_deadline_in(SEND_NS));

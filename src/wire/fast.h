@@ -65,6 +65,7 @@ MH_NODISCARD mh_err mh__fast_next(mh_bytes *at, mh__fast_record *out);
 enum {
     MH__FAST_CALL = 2,       /* TASK and DONE: a call_request, and `what` its function; else an apply_request */
     MH__FAST_NOT_MET = 4,    /* DONE: a dependency is not met */
+    MH__FAST_SILENT = 8,     /* DONE: the engine published nothing meanwhile */
     MH__FAST_TASK_HEAD = 48, /* bytes of the fixed part, in a record's first identity */
     MH__FAST_CLIENT_MAX = 39, /* bytes of a client's name, .. */
     MH__FAST_USER_MAX = 63,   /* .. of a user's, .. */

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import mmap
 import os
 import signal
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -425,21 +428,78 @@ def test_a_client_can_stop_an_engine(tmp_path: Path) -> None:
         cluster.close()
 
 
-def test_the_link_refuses_what_does_not_fit() -> None:
+def make_pipe() -> tuple[Any, list[int], mmap.mmap]:
+    """The engine's end of a pipe, the numbers by which an executor is given the other, and the claims of its calls."""
     from manyhands import _core
+
+    memory = os.memfd_create("claims", os.MFD_ALLOW_SEALING)
+    os.pwrite(memory, bytes(4096), 0)
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    ours, theirs = _core.Pipe._pair(True)
+    parts = theirs._parts()
+    numbers = [os.dup(parts[0]), os.dup(parts[1]), parts[2], memory]
+    theirs.close()
+    return ours, numbers, mmap.mmap(memory, 4096)
+
+
+def test_the_link_refuses_what_does_not_fit() -> None:
     from manyhands.parallel.engine.link import Kind, Link
 
-    ours, theirs = _core.Pipe._pair(True)
-    link = Link(*map(os.dup, theirs._parts()[:2]), theirs._parts()[2])
+    ours, numbers, _ = make_pipe()
+    link = Link(*numbers)
     link.send(Kind.REPLY, [b"a", memoryview(b"bb"), b""])
     ours.send_bytes(ours.recv_bytes())
     assert link.receive() == (Kind.REPLY, [b"a", b"bb", b""])
-    ours.send_bytes(struct.pack("<IIQ", Kind.REPLY, 1, 100) + b"short")
-    with pytest.raises(ValueError, match="frames"):
-        link.receive()
+    for spoiled in (b"", b"1234567", struct.pack("<IIQ", Kind.REPLY, 1, 100) + b"short", struct.pack("<II", 1, 1 << 31), struct.pack("<II", 1, 0) + b"more"):
+        ours.send_bytes(spoiled)
+        with pytest.raises(ValueError, match="frames"):
+            link.receive()
     ours.close()
     with pytest.raises(EOFError):
         link.receive()
+
+
+def message(kind: int, *frames: bytes) -> bytes:
+    made = struct.pack(f"<II{len(frames)}Q", kind, len(frames), *map(len, frames))
+    for frame in frames:
+        made += bytes(-len(made) % 16) + frame
+    return made
+
+
+def frames_of(data: bytes) -> list[bytes]:
+    count = struct.unpack_from("<I", data, 4)[0]
+    found, at = [], 8 + 8 * count
+    for size in struct.unpack_from(f"<{count}Q", data, 8):
+        at += -at % 16
+        found.append(data[at: at + size])
+        at += size
+    return found
+
+
+FREE, OFFERED, REVOKED = 0, 1, 3
+
+
+def test_a_call_that_was_taken_back_is_not_begun() -> None:
+    from manyhands.parallel import serialize
+    from manyhands.parallel.engine.link import Kind
+
+    ours, numbers, claims = make_pipe()
+    ours.send_bytes(message(Kind.SETUP, b'{"shell": "plain"}'))
+    for number, state in enumerate((OFFERED, REVOKED, OFFERED)):
+        claims[4 * number: 4 * number + 4] = struct.pack("<I", state)
+        ours.send_bytes(message(Kind.APPLY, struct.pack("<I", number), *serialize.pack_apply_message(abs, (-number,), {})))
+    descriptors = [numbers[0], numbers[1], numbers[3]]
+    executor = subprocess.Popen([sys.executable, "-m", "manyhands.parallel.engine", *map(str, numbers)], pass_fds=descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    replies = []
+    while len(replies) < 3:
+        assert ours.poll(SOON_S)
+        replies.append(ours.recv_bytes())
+    ours.close()
+    assert executor.wait(SOON_S) == 0
+    assert [serialize.deserialize_object(frames_of(reply)[2:])[0] for reply in replies[1:]] == [0, 2]
+    assert struct.unpack_from("<3I", claims) == (FREE, FREE, FREE)
 
 
 def test_json_says_what_it_can() -> None:

@@ -421,7 +421,9 @@ class Client:
         self._settled(future)
         status = self._status_of(message)
         future._answer(message, status, calls)
-        if status != "ok" and (status == "aborted" or not json.loads(message.content).get("engine_info")):
+        if message.is_quiet:
+            future._end_output(calls)
+        elif status != "ok" and (status == "aborted" or not json.loads(message.content).get("engine_info")):
             future._end_output(calls)  # it did not run
         self._tidy(future, calls)
 

@@ -292,7 +292,7 @@ class DirectView(View):
 
     def _send_all(self, msg_type: str, content: bytes, buffers: Sequence[Any], targets: Any, uuids: list[bytes], ids: list[int], name: str,
                   block: bool, track: bool, label: Any) -> Any:
-        metadata = json.dumps({"label": label}).encode()
+        metadata = json.dumps({"label": label, "x_quiet": True} if msg_type == "apply_request" else {"label": label}).encode()
         submit, socket = self.client._submit, self._socket
         futures: Any = [submit(socket, msg_type, content, metadata, buffers, uuid.decode(), label, track, self) for uuid in uuids]
         result = AsyncResult(self.client, futures[0] if isinstance(targets, int) else futures, fname=name, targets=ids, owner=True)
@@ -305,7 +305,7 @@ class DirectView(View):
         pack, client = _packer(function, leading), self.client
         label = flags.get("label", self.label)
         track = bool(flags.get("track", self.track))
-        metadata = json.dumps({"label": label}).encode()
+        metadata = json.dumps({"label": label, "x_quiet": True}).encode()
 
         def send(target: Any, args: list[Any]) -> MessageFuture:
             return client._submit(self._socket, "apply_request", _EMPTY, metadata, pack(args), client._engines[target], label, track, self)
@@ -676,7 +676,7 @@ class LoadBalancedView(View):
         if plain and self._written is not None and self._written[0] == key:
             return self._written[1]
         text = json.dumps({"after": self._render_dependency(after), "follow": self._render_dependency(follow), "timeout": timeout,
-                           "targets": uuids, "retries": retries, "label": label}).encode()
+                           "targets": uuids, "retries": retries, "label": label, "x_quiet": True}).encode()
         if plain:
             self._written = (key, text)
         return text

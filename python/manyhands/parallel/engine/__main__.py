@@ -1,4 +1,4 @@
-"""python -m manyhands.parallel.engine MEMORY SOCKET SIDE: be the executor at the end of the pipe that these numbers describe."""
+"""python -m manyhands.parallel.engine MEMORY SOCKET SIDE CLAIMS: be the executor at the end of the pipe that these numbers describe."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ import sys
 from .executor import main
 
 if __name__ == "__main__":
-    sys.exit(main([int(number) for number in sys.argv[1:4]]))
+    sys.exit(main([int(number) for number in sys.argv[1:5]]))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
-import threading
 from base64 import b64encode
 from enum import IntEnum
 from typing import Any, Iterable
@@ -13,15 +11,12 @@ from ... import _core
 
 __all__ = ["Kind", "Link", "dump_json"]
 
-_ALIGN = 16
-_HEAD = struct.Struct("<II")
-
 
 class Kind(IntEnum):
     """What a message is. The engine sends SETUP, then requests; the executor READY, then replies and output."""
 
     SETUP = 1    # [settings]
-    APPLY = 2    # [message id, buffer, ...]
+    APPLY = 2    # [number of its claim, buffer, ...]
     EXECUTE = 3  # [content]
     OTHER = 4    # [message type, content]
     READY = 16   # []
@@ -61,37 +56,13 @@ def _clean(value: Any) -> Any:
     return value
 
 
-class Link:
-    """The executor's end of the pipe. Any thread may send; one receives."""
+class Link(_core.EngineLink):
+    """The executor's end of the pipe, in C (python/src/link.c). Any thread may send; one receives, and serves."""
 
-    def __init__(self, memory: int, socket: int, side: int) -> None:
-        self._pipe = _core.Pipe._attach(memory, socket, side)
-        self._lock = threading.Lock()
+    def publish(self, kind: str, content: Any, buffers: Iterable[Any] = ()) -> None:
+        """Send output of the task that runs. Raises BrokenPipeError when the engine is gone."""
+        self.send(Kind.OUTPUT, [kind.encode(), dump_json(content), b"{}", *map(_flat, buffers)])
 
-    def send(self, kind: Kind, frames: Iterable[Any]) -> None:
-        """Send a message. Raises BrokenPipeError when the engine is gone."""
-        views = [memoryview(frame).cast("B") if not isinstance(frame, bytes) else frame for frame in frames]
-        parts: list[Any] = [_HEAD.pack(kind, len(views)) + struct.pack(f"<{len(views)}Q", *map(len, views))]
-        size = len(parts[0])
-        for view in views:
-            gap = -size % _ALIGN
-            parts += [bytes(gap), view]
-            size += gap + len(view)
-        data = b"".join(parts)
-        with self._lock:
-            self._pipe.send_bytes(data)
 
-    def receive(self) -> tuple[Kind, list[memoryview]]:
-        """Wait for a message. Raises EOFError when the engine is gone."""
-        data = memoryview(self._pipe.recv_bytes())
-        kind, count = _HEAD.unpack_from(data)
-        at = _HEAD.size + 8 * count
-        sizes = struct.unpack_from(f"<{count}Q", data, _HEAD.size)
-        frames = []
-        for size in sizes:
-            at += -at % _ALIGN
-            frames.append(data[at: at + size])
-            at += size
-        if at != len(data):
-            raise ValueError("a message's frames do not fill it")
-        return Kind(kind), frames
+def _flat(buffer: Any) -> Any:
+    return memoryview(buffer).cast("B") if isinstance(buffer, memoryview) else buffer

@@ -19,9 +19,10 @@ class Stream(io.TextIOBase):
     What one task prints beyond LIMIT is dropped, and a line says so.
     """
 
-    def __init__(self, name: str, publish: Callable[[str, str], None]) -> None:
+    def __init__(self, name: str, publish: Callable[[str, str], None], note: Callable[[], None] = lambda: None) -> None:
         self.name = name
         self._publish = publish
+        self._note = note  # that there is something to flush
         self._lock = threading.RLock()
         self._parts: list[str] = []
         self._waiting = 0
@@ -37,15 +38,17 @@ class Stream(io.TextIOBase):
         """Yes."""
         return True
 
-    def begin_task(self) -> None:
-        """A new task may print as much as the last."""
+    def end_task(self) -> None:
+        """Hand over what waits; the next task may print as much as the last."""
         with self._lock:
+            self.flush()
             self._left = LIMIT
 
     def write(self, text: str) -> int:
         """Take text; how many characters."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        self._note()
         with self._lock:
             kept = self._cut(text)
             if kept:
