@@ -67,6 +67,7 @@ class RemoteFunction:
             return self.view.apply(self.func, *args, **kwargs)
 
 
+_SHORT = 64
 _map_pickled: PrePickled | None = None
 
 
@@ -130,6 +131,8 @@ class ParallelFunction(RemoteFunction):
         get_part, count = self.mapObject.getPartition, len(targets)
         for index, target in enumerate(targets):
             args = [get_part(seq, index, count, length) for seq in sequences]
+            if is_map:  # which is read without its class being looked up
+                args = [list(arg) if type(arg) is range and len(arg) < _SHORT else arg for arg in args]
             if not any(len(arg) for arg in args):
                 continue
             future = send(target, args)

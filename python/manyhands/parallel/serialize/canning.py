@@ -275,6 +275,7 @@ can_map: dict[Any, Callable[[Any], Any]] = {
     type: can_class,
     "manyhands.parallel.dependency.dependent": can_dependent,
 }
+_OWN_CANNERS = len(can_map)
 uncan_map: dict[Any, Callable[[Any, Any], Any]] = {
     CannedObject: lambda obj, g: obj.get_object(g),
     dict: lambda obj, g: uncan_dict(obj, g),
@@ -287,9 +288,14 @@ def _loaded(name: str) -> Any:
     return getattr(sys.modules.get(module), attribute, None)
 
 
+_NEVER_NAMED = frozenset((int, float, str, bool, type(None), list, tuple, dict, set, range))
+
+
 def _find_canner(kind: type) -> Callable[[Any], Any] | None:
     if kind in can_map:
         return can_map[kind]
+    if kind in _NEVER_NAMED and len(can_map) <= _OWN_CANNERS:
+        return None
     for key in can_map:
         if isinstance(key, str) and _loaded(key) is kind:
             return can_map[key]

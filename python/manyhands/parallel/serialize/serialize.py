@@ -9,10 +9,11 @@ from __future__ import annotations
 import pickle as _pickle
 
 from itertools import chain
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, Iterable, Mapping
 
 from . import names
-from .canning import CannedObject, can, can_sequence, istype, sequence_types, uncan, uncan_sequence
+from .canning import CannedObject, can, can_map, can_sequence, istype, sequence_types, uncan, uncan_map, uncan_sequence
 
 __all__ = ["MAX_BYTES", "MAX_ITEMS", "PrePickled", "deserialize_object", "pack_apply_message", "serialize_object", "unpack_apply_message"]
 
@@ -21,6 +22,13 @@ MAX_ITEMS = 64
 
 pickle: Any = _pickle  # or dill, or cloudpickle: see canning.use_dill
 
+# Of these every pickler makes the same, and canning leaves them alone unless a program says otherwise.
+_PLAIN = frozenset((int, float, str, bool, type(None)))
+_KEPT_MAX = 256
+_BEGINNINGS = (b"\x80\x04", b"\x80\x05")
+_OWN_UNCANNERS = len(uncan_map)
+_functions: dict[Any, tuple[Any, bytes]] = {}    # by function: what it was made of, and its pickle
+_shapes: dict[tuple[int, int], bytes] = {}       # what follows a function, by the numbers of arguments and their buffers
 
 
 def dumps(obj: Any) -> bytes:
@@ -73,8 +81,46 @@ def serialize_object(obj: Any, buffer_threshold: int = MAX_BYTES, item_threshold
 
     Items of a plain list, tuple, set or dict with fewer than item_threshold of them are canned one by one.
     """
-    if isinstance(obj, PrePickled):
-        return obj.buffers[:]
+    kind = type(obj)
+    if kind in _PLAIN and kind not in can_map:
+        return [_pickle.dumps(obj, names.PROTOCOL)]
+    if kind is PrePickled:
+        buffers: list[Any] = obj.buffers[:]
+        return buffers
+    if kind is FunctionType or kind is BuiltinFunctionType:
+        return _serialize_function(obj, buffer_threshold)
+    return _serialize_any(obj, buffer_threshold, item_threshold)
+
+
+def _recipe(f: Any) -> Any:
+    """What the pickle of a function depends on; None: on more than can be compared quickly."""
+    if type(f) is BuiltinFunctionType:
+        return (f.__module__, f.__qualname__, pickle, can_map.get(BuiltinFunctionType)) if isinstance(f.__self__, _MODULE) else None
+    if f.__defaults__ or f.__kwdefaults__ or f.__closure__ or f.__annotations__:
+        return None
+    return f.__code__, f.__module__, f.__name__, pickle, can_map.get(FunctionType)
+
+
+_MODULE = type(_pickle)
+
+
+def _serialize_function(f: Any, threshold: int) -> list[Any]:
+    # the same functions are sent again and again
+    recipe = _recipe(f)
+    if recipe is None:
+        return _serialize_any(f, threshold, 0)
+    known = _functions.get(f)
+    if known is not None and known[0] == recipe:
+        return [known[1]]
+    made = _serialize_any(f, threshold, 0)
+    if len(made) == 1:
+        if len(_functions) >= _KEPT_MAX:
+            _functions.clear()
+        _functions[f] = recipe, made[0]
+    return made
+
+
+def _serialize_any(obj: Any, buffer_threshold: int, item_threshold: int) -> list[Any]:
     canned: Any
     if istype(obj, sequence_types) and len(obj) < item_threshold:
         canned = can_sequence(obj)
@@ -85,8 +131,8 @@ def serialize_object(obj: Any, buffer_threshold: int = MAX_BYTES, item_threshold
     else:
         canned = can(obj)
         parts = [canned]
-    buffers = list(chain.from_iterable(_take_out(part, buffer_threshold) for part in parts))
-    return [dumps(canned), *buffers]
+    taken = [buffer for part in parts if isinstance(part, CannedObject) for buffer in _take_out(part, buffer_threshold)]
+    return [dumps(canned), *taken]
 
 
 def deserialize_object(buffers: Iterable[Any], g: dict[str, Any] | None = None) -> tuple[Any, list[Any]]:
@@ -97,7 +143,10 @@ def deserialize_object(buffers: Iterable[Any], g: dict[str, Any] | None = None) 
     left = list(buffers)
     if not left:
         raise ValueError("a message has no buffer for an object")
-    canned = loads(left.pop(0))
+    data = left.pop(0)
+    if type(data) is bytes and b"\x93" not in data and data[:2] in _BEGINNINGS and len(uncan_map) == _OWN_UNCANNERS:
+        return _pickle.loads(data), left  # it names no class, so nothing in it is canned
+    canned = loads(data)
     if istype(canned, sequence_types) and len(canned) < MAX_ITEMS:
         for item in canned:
             _put_back(item, left)
@@ -118,12 +167,32 @@ def deserialize_object(buffers: Iterable[Any], g: dict[str, Any] | None = None) 
 def pack_apply_message(f: Any, args: Iterable[Any], kwargs: Mapping[str, Any], buffer_threshold: int = MAX_BYTES,
                        item_threshold: int = MAX_ITEMS) -> list[Any]:
     """A call as buffers: the function, what follows, then each argument, keywords in the order of their names."""
+    if not kwargs:
+        return _pack_positional(serialize_object(f), args, buffer_threshold, item_threshold)
     args = list(args)
     keys = sorted(kwargs)
     arguments = list(chain.from_iterable(serialize_object(arg, buffer_threshold, item_threshold) for arg in args))
     keywords = list(chain.from_iterable(serialize_object(kwargs[key], buffer_threshold, item_threshold) for key in keys))
     info = {"nargs": len(args), "narg_bufs": len(arguments), "kw_keys": keys}
     return [*serialize_object(f), dumps(info), *arguments, *keywords]
+
+
+def _pack_positional(buffers: list[Any], args: Iterable[Any], buffer_threshold: int, item_threshold: int) -> list[Any]:
+    at, count = len(buffers), 0
+    for arg in args:
+        buffers += serialize_object(arg, buffer_threshold, item_threshold)
+        count += 1
+    buffers.insert(at, _shape(count, len(buffers) - at))
+    return buffers
+
+
+def _shape(nargs: int, narg_bufs: int) -> bytes:
+    made = _shapes.get((nargs, narg_bufs))
+    if made is None:
+        made = _pickle.dumps({"nargs": nargs, "narg_bufs": narg_bufs, "kw_keys": []}, names.PROTOCOL)
+        if len(_shapes) < _KEPT_MAX:
+            _shapes[nargs, narg_bufs] = made
+    return made
 
 
 def unpack_apply_message(bufs: Iterable[Any], g: dict[str, Any] | None = None, copy: bool = True) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
