@@ -89,6 +89,8 @@ typedef struct mh_client_request {
     mh_client_channel channel;
     const char *engine;          /* mux and control: the uuid of the engine */
     const char *type;            /* "apply_request"; plain ASCII, up to 64 characters */
+    const char *msg_id;          /* NULL: a new one. Else that of a request that this client sent before, and does not know to have arrived: a controller of ours
+                                  * that has it takes no second one, if the metadata say "x_ack": true, and answers again if it has ended */
     mh_bytes content, metadata;  /* JSON objects as text; empty: {} */
     const mh_bytes *buffers;     /* raw bytes; the signature does not cover them */
     size_t buffer_count;         /* up to 60,000 */

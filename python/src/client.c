@@ -480,7 +480,10 @@ static PyObject *send_request(client *k, mh_client_request *r, lending *l, bool 
         l->refs++; /* before it may be released */
     }
     enter(k);
-    MHPY_UNLOCKED(err = mh_client_send(k->c, r, MH_NOW, id));
+    if (bytes >= LEND_FROM)
+        MHPY_UNLOCKED(err = mh_client_send(k->c, r, MH_NOW, id));
+    else /* it waits for nobody, and is over sooner than a thread that took the interpreter's lock meanwhile would give it back */
+        err = mh_client_send(k->c, r, MH_NOW, id);
     *lent = !err && r->release;
     if (r->release && err)
         l->refs--;
@@ -496,12 +499,15 @@ static PyObject *client_send(PyObject *self, PyObject *args)
     client *k = open_client(self);
     mh_client_request r = {0};
     int channel, track = 0;
+    const char *msg_id = NULL;
     Py_ssize_t content_size, metadata_size;
     const char *content, *metadata;
     PyObject *buffers, *fast, *id, *pair = NULL;
     bool lent = false;
-    if (!k || !PyArg_ParseTuple(args, "isy#y#Oz|p", &channel, &r.type, &content, &content_size, &metadata, &metadata_size, &buffers, &r.engine, &track))
+    if (!k || !PyArg_ParseTuple(args, "isy#y#Oz|pz", &channel, &r.type, &content, &content_size, &metadata, &metadata_size, &buffers, &r.engine, &track,
+                                &msg_id))
         return NULL;
+    r.msg_id = msg_id;
     r.channel = (mh_client_channel)channel;
     r.content = (mh_bytes){content, (size_t)content_size};
     r.metadata = (mh_bytes){metadata, (size_t)metadata_size};
@@ -690,8 +696,8 @@ static PyObject *client_session(PyObject *self, void *unused)
 
 static PyMethodDef client_methods[] = {
     {"send", client_send, METH_VARARGS,
-     "send(channel, type, content, metadata, buffers, engine, track=False): send a message; its id, or None when there is no room now.\n"
-     "With track: that and a Loan."},
+     "send(channel, type, content, metadata, buffers, engine, track=False, msg_id=None): send a message; its id, or None when there is no room now.\n"
+     "With track: that and a Loan. msg_id: it was sent before, and may not have arrived."},
     {"take", client_take, METH_VARARGS, "take(timeout=None): wait for messages; a list of up to 64, empty when none came in time."},
     {"engines", client_engines, METH_NOARGS, "engines(): {id: uuid} of the engines that are registered."},
     {"stats", client_stats, METH_NOARGS, "stats(): counts of messages and bytes."},

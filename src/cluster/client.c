@@ -118,6 +118,7 @@ static void tell_lost(void *ctx)
 void mh__client_may_have_lost(mh_client *c)
 {
     c->lost_ns = mh_now();
+    c->is_in_doubt = true;
     if (!c->is_lost) /* it lives, as far as we know */
         mh__client_look_soon(c);
     bool is_untold = c->is_lane_lost || (c->is_lost && !c->is_lost_told);
@@ -134,6 +135,7 @@ void mh__client_note_back(mh_client *c)
     tell_lost(c);
     c->is_lost = c->is_lost_told = false;
     mh__client_tell(c, "x_connection_back", NULL);
+    mh__client_tell(c, "x_calls_in_doubt", NULL); /* and once more when the other connections are there, too */
     mh__client_look_soon(c);
 }
 

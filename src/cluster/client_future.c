@@ -280,6 +280,10 @@ void mh__client_look_for_lost(void *ctx)
     mh_buf *content = NULL;
     mh_client_future *f = NULL;
     char id[MH_CLIENT_ID_SIZE];
+    if (!c->is_lost && c->is_in_doubt) {
+        c->is_in_doubt = false;
+        mh__client_tell(c, "x_calls_in_doubt", NULL);
+    }
     if (c->is_lost || mh_buf_create(&content, 0)) /* when it is back we are called again: two questions that wait for it would be answered at once */
         return;
     mh__lock_take(c->lock);

@@ -92,6 +92,8 @@ static mh_err check(const mh_client_request *r)
         return mh__fail(MH_ERR_INVALID, "mux and control need the uuid of an engine, of up to %d characters", MH_CLIENT_UUID_SIZE - 1);
     if (!is_direct && r->engine)
         return mh__fail(MH_ERR_INVALID, "an engine is named on mux and control only");
+    if (r->msg_id && (!*r->msg_id || strlen(r->msg_id) >= MH_CLIENT_ID_SIZE))
+        return mh__fail(MH_ERR_INVALID, "the id of a message has 1 to %d characters", MH_CLIENT_ID_SIZE - 1);
     if (r->buffer_count > BUFFERS_MAX)
         return mh__fail(MH_ERR_INVALID, "%zu buffers: a message has up to %d", r->buffer_count, BUFFERS_MAX);
     if (r->metadata.size > MH__WIRE_META_MAX)
@@ -105,6 +107,8 @@ static mh_err build(mh_client *c, const mh_client_request *r, mh__parcel *p, loa
 {
     mh__built built;
     mh__draft d = {.type = r->type, .metadata = r->metadata, .content = r->content, .unix_ns = mh__os_wall_ns()};
+    if (r->msg_id)
+        d.msg_id = mh__text(r->msg_id);
     mh_err err = r->engine ? mh__parcel_add(p, mh__text(r->engine)) : MH_OK;
     if (!err)
         err = mh__session_build(&c->session, &d, &built);
@@ -172,7 +176,7 @@ static mh_err expect(mh_client *c, const mh_client_request *r, mh_client_future 
 /* By the fast lane, if there is one and the request fits into it: everything is copied then. */
 static mh_err send_fast(mh_client *c, const mh_client_request *r, mh_deadline until, char id[MH_CLIENT_ID_SIZE], mh_client_future *f, bool *is_sent)
 {
-    if (r->channel != MH_CLIENT_TASK)
+    if (r->channel != MH_CLIENT_TASK || r->msg_id)
         return MH_OK;
     mh_err err = MH_OK;
     bool is_alone = false;

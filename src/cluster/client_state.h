@@ -91,6 +91,7 @@ struct mh_client {
     mh__alarm retry, refresh, stranded, look, lost;
     int64_t lost_ns; /* when the last connection ended that calls go by: what was sent before may be lost */
     bool was_ready, is_lost, is_lost_told, is_lane_lost;
+    bool is_in_doubt; /* a connection ended, and who takes messages was not told yet */
     bool is_outdated; /* a notification came since we asked */
     char asked[MH_CLIENT_ID_SIZE]; /* the connection_request that waits for its answer, or "" */
     int bell;                      /* rung for: something to send, room to read again, the end */

@@ -80,6 +80,10 @@ static void answer_connection(mh_controller *c, const mh__incoming *in)
         mh__json_add_string(&o, e->uuid);
     }
     mh__json_close(&o, '}');
+    mh__json_key(&o, "x_run"); /* of this process; and whether the next one will know what it knows */
+    mh__json_add_string(&o, c->session.id);
+    mh__json_key(&o, "x_durable");
+    mh__json_add_bool(&o, c->journal != NULL);
     reply(c, in, "connection_reply", end(c, &o));
 }
 

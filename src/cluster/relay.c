@@ -50,6 +50,19 @@ static void answer_for_missing(mh_controller *c, mh__channel channel, const mh__
 
 /* ---- mux ------------------------------------------------------------------------------------- */
 
+/* Its client may not know that it came, or its answer was lost on the way. The same request is answered again, or will be answered. */
+static void take_again(mh_controller *c, mh__job *r, mh__parcel *p, const mh__incoming *in)
+{
+    bool is_same = in->wants_ack && !r->is_task && mh__job_see(c, r) && mh__bytes_equal(mh__parcel_frames(r->request.parcel)[0], in->m.idents[0]);
+    if (!is_same) {
+        mh__log(c, MH_LOG_WARNING, "request %.*s came twice", (int)in->header.msg_id.size, (const char *)in->header.msg_id.data);
+        return;
+    }
+    mh__durable_confirm(c, MH__CH_MUX_IN, mh__parcel_frames(p)[0], r);
+    if (r->is_ended && mh__job_build_answer(c, r))
+        mh__durable_send(c, MH__CH_MUX_IN, c->out);
+}
+
 void mh__relay_mux_request(mh__socket *s, mh__parcel *p, void *ctx)
 {
     (void)s;
@@ -67,8 +80,9 @@ void mh__relay_mux_request(mh__socket *s, mh__parcel *p, void *ctx)
         answer_error(c, MH__CH_MUX_IN, &in, mh__reply_error(c, "OSError", mh__text(why)));
         return;
     }
-    if (mh__job_find(c, in.header.msg_id)) {
-        mh__log(c, MH_LOG_WARNING, "request %.*s came twice", (int)in.header.msg_id.size, (const char *)in.header.msg_id.data);
+    mh__job *known = mh__job_find(c, in.header.msg_id);
+    if (known) {
+        take_again(c, known, p, &in);
         return;
     }
     if (!cross(c, MH__CH_MUX_OUT, p) || !ends_in_request(in.header.msg_type))

@@ -23,6 +23,7 @@ from .. import error, serialize, util
 from ..serialize import PrePickled, Reference
 from . import connection
 from .asyncresult import AsyncHubResult, AsyncResult
+from .doubt import Doubt, kept_request
 from .driver import Call, Driver, log
 from .futures import _FINISHED, _PENDING, DrivenFuture, MessageFuture, QueryFuture, message_dict, read_value, unreadable
 from .view import BroadcastView, DirectView, LoadBalancedView
@@ -280,8 +281,10 @@ class Client:
             _client.REGISTRATION: self._on_answer, _client.IOPUB: self._on_iopub, _client.NOTIFICATION: self._on_notification,
         }
         self._update_engines(self._core.engines())
+        self._doubt = Doubt(self)
         self._closed = False
         self._driver.start()
+        self._doubt.begin()
         _open.add(self)
         shell = util.local_ipython()
         if shell is not None and "px" not in shell.magics_manager.magics["line"]:
@@ -529,6 +532,8 @@ class Client:
             uuid = self._engines.pop(engine_id)
             calls.append(partial(self._give_up_stranded, engine_id, uuid))
             self._tell_registration("unregister", content, calls)
+        elif kind == "x_calls_in_doubt":
+            calls.append(self._doubt.clear_up)
         elif kind == "shutdown_notification" and not self._keeps_open:
             calls.append(self.close)
 
@@ -620,12 +625,12 @@ class Client:
             raise OSError("Connections have been closed.")
 
     def _send_raw(self, remember: Callable[[str, Any], object] | None, channel: int, msg_type: str, content: bytes, metadata: bytes,
-                  buffers: Sequence[Any], engine: str | None, track: bool) -> None:
+                  buffers: Sequence[Any], engine: str | None, track: bool, known_id: str | None = None) -> None:
         """Send, and remember(msg_id, loan) before the answer is looked at."""
         self._check_open()
         while True:
             with self._driver.lock:
-                sent = self._core.send(channel, msg_type, content, metadata, buffers, engine, track)
+                sent = self._core.send(channel, msg_type, content, metadata, buffers, engine, track, known_id)
                 msg_id, loan = sent if track else (sent, None)
                 if msg_id is not None:
                     if remember is not None:
@@ -641,10 +646,12 @@ class Client:
         """Send a request to an engine; the future of its reply."""
         made: list[MessageFuture] = []
         submitted = time.time()  # before it may run
+        again = kept_request(channel, msg_type, content, metadata, buffers, engine)
 
         def remember(msg_id: str, loan: Any) -> None:
             future = MessageFuture(self, msg_id, msg_type, label, engine, submitted)
             future._loan = loan
+            future._again = again
             self._futures[msg_id] = future
             self._outstanding.add(msg_id)
             self.history.append(msg_id)
@@ -673,6 +680,7 @@ class Client:
                 future = MessageFuture(self, part, msg_type, view.label, engine, submitted)
                 future._loan = loan
                 future._view_ids = view._outstanding
+                future._is_broadcast = True
                 future._is_coalesced = is_coalescing
                 self._futures[part] = future
                 self._outstanding.add(part)

@@ -212,7 +212,7 @@ class Output(DrivenFuture):
 class MessageFuture(DrivenFuture):
     """The answer to one message: `result()` is a value, or an exception as a value; `metadata` says how it came about."""
 
-    __slots__ = ("_client", "_content", "_engine", "_is_coalesced", "_is_output_done", "_label", "_loan", "_metadata", "_on_end", "_output", "_parents", "_received",
+    __slots__ = ("_again", "_client", "_content", "_engine", "_is_broadcast", "_is_coalesced", "_is_output_done", "_label", "_loan", "_metadata", "_on_end", "_output", "_parents", "_received",
                  "_record", "_submitted", "_view_ids", "iopub_callbacks", "msg_id", "msg_type")
 
     def __init__(self, client: Client, msg_id: str, msg_type: str, label: str | None = None, engine: str | None = None,
@@ -228,10 +228,12 @@ class MessageFuture(DrivenFuture):
         self._content: tuple[Any, ...] | None = None  # of the reply, until it is read: status, content unless that says no more, buffers
         self._record: tuple[Any, ...] | None = None   # what the reply says of itself: metadata, date, status
         self._metadata: Metadata | None = None
+        self._is_broadcast = False      # the controller keeps no record of it
         self._is_coalesced = False      # its reply holds those of several engines
         self._is_output_done = False
         self._output: Output | None = None
         self._loan: Any = None
+        self._again: Any = None         # the request, to be sent again; None: it is not kept
         self._parents: list[Any] | Any | None = None
         self._view_ids: set[str] | None = None
         self.iopub_callbacks: list[Callable[[dict[str, Any]], object]] | tuple[()] = ()
@@ -275,6 +277,7 @@ class MessageFuture(DrivenFuture):
 
     def _answer(self, message: Any, status: str, calls: list[Call]) -> None:
         """The reply is here. Of the message itself, which takes many times the room of what it says, nothing is kept but big buffers."""
+        self._again = None
         self._received = time.time()
         self._record = message.metadata, message.date, status
         self._content = status, None if status == "ok" and self.msg_type == "apply_request" else message.content, message.buffers
@@ -294,6 +297,7 @@ class MessageFuture(DrivenFuture):
     def _fail(self, problem: BaseException, calls: list[Call]) -> None:
         """There will be no reply."""
         if self._state == _PENDING:
+            self._again = None
             self._value = problem
             self._received = time.time()
             self._settle(calls)
