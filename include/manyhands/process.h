@@ -154,6 +154,9 @@ typedef struct mh_forkserver_child {
     mh_child_fn entry;
     void *ctx;
     bool ignore_interrupt; /* children start with SIGINT ignored; default: as it was when the server began */
+    bool spare;            /* while it has nothing else to do the server forks one child ahead of need, so that the next request does not
+                            * wait for the fork. It shows as one process more, and dies with the server, as all of them do */
+    void (*warm)(void *ctx); /* called in a spare before it waits, with the same ctx; NULL: nothing */
 } mh_forkserver_child;
 
 typedef struct mh_forkserver_options {

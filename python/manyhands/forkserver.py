@@ -12,6 +12,7 @@ import threading
 from multiprocessing.forkserver import connect_to_new_process, get_inherited_fds
 
 from . import _core
+from ._popen import dump_process
 from ._std import interpreter_command, process, resource_tracker, run_child, spawn, util
 
 TYPE_CHECKING = False  # see __init__.py
@@ -97,9 +98,40 @@ def _main() -> None:
 
     from . import context, pool  # noqa: F401
 
+    rehearsal = _rehearsal()
     gc.collect()
     gc.freeze()
-    _core.forkserver_serve(socket, functools.partial(_child, vars(forkserver)["_forkserver"]))
+    _core.forkserver_serve(socket, functools.partial(_child, vars(forkserver)["_forkserver"]), functools.partial(_rehearse, rehearsal))
+
+
+def _rehearsal() -> bytes:
+    """A message as children get them."""
+    from .context import ForkServerProcess
+
+    return bytes(dump_process(ForkServerProcess(target=abs, args=(1,)), _Nobody()))
+
+
+class _Nobody:
+    """The process that a rehearsal is for."""
+
+    DupFd = None
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+
+
+def _rehearse(message: bytes) -> None:
+    """What a child begins with, done by one that has no order yet: it has copies of the pages that this writes to before anybody waits for it.
+    All of it is done again, and nothing of it leaves the process: no main module, no exit functions, nothing that others registered."""
+    stream = io.BytesIO(message)
+    current = process.current_process()
+    current._inheriting = True
+    try:
+        spawn.prepare({k: v for k, v in pickle.load(stream).items() if not k.startswith("init_main")})
+        pickle.load(stream)
+    finally:
+        del current._inheriting
+    util._close_stdin()
 
 
 def _child(standard: Any, message: bytes, fds: list[int]) -> int:

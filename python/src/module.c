@@ -79,7 +79,7 @@ static PyMethodDef methods[] = {
     {"worker_main", mhpy_worker_main, METH_VARARGS, "worker_main(socket, prepare): be a pool's worker until it closes."},
     {"worker_server", mhpy_worker_server, METH_VARARGS, "worker_server(socket, prepare): fork a pool's workers on request."},
     {"forkserver_serve", mhpy_forkserver_serve, METH_VARARGS,
-     "forkserver_serve(socket, entry): fork children that run entry(message, fds) on request."},
+     "forkserver_serve(socket, entry, warm): fork children that run entry(message, fds) on request; one that is forked ahead calls warm() first."},
     {"encode", mhpy_encode_py, METH_O, "encode(items): a block of bytes, as tasks and results travel."},
     {"make_future_type", mhpy_make_future_type, METH_VARARGS,
      "make_future_type(base, module): the type of an executor's futures, a subclass of base; module has what they call."},

@@ -396,6 +396,11 @@ PyType_Spec mhpy_forkserver_spec = {
 
 /* ---- being the fork server ---------------------------------------------------------------------------------------------- */
 
+/* What a server has for its children: what they run, and what a spare does before it waits. */
+typedef struct entries {
+    PyObject *run, *warm;
+} entries;
+
 static int serve_child(mh_bytes message, const int *fds, size_t fd_count, void *ctx)
 {
     PyObject *list = PyList_New((Py_ssize_t)fd_count);
@@ -406,21 +411,31 @@ static int serve_child(mh_bytes message, const int *fds, size_t fd_count, void *
         else
             PyList_SET_ITEM(list, (Py_ssize_t)i, number);
     }
-    PyObject *code = list ? PyObject_CallFunction(ctx, "y#O", message.data, (Py_ssize_t)message.size, list) : NULL;
+    PyObject *run = ((entries *)ctx)->run;
+    PyObject *code = list ? PyObject_CallFunction(run, "y#O", message.data, (Py_ssize_t)message.size, list) : NULL;
     long number = code && PyLong_Check(code) ? PyLong_AsLong(code) : 1;
     if (!code)
         PyErr_Print();
     return (int)(number & 0xff);
 }
 
+static void warm_spare(void *ctx)
+{
+    PyObject *done = PyObject_CallNoArgs(((entries *)ctx)->warm);
+    if (!done)
+        PyErr_Print();
+    Py_XDECREF(done);
+}
+
 PyObject *mhpy_forkserver_serve(PyObject *module, PyObject *args)
 {
     (void)module;
     int socket;
-    PyObject *entry;
-    if (!PyArg_ParseTuple(args, "iO", &socket, &entry))
+    entries e;
+    if (!PyArg_ParseTuple(args, "iOO", &socket, &e.run, &e.warm))
         return NULL;
-    mh_err err = mh_forkserver_serve(socket, &(mh_forkserver_child){.entry = serve_child, .ctx = entry}); /* one thread: the lock stays held */
+    /* one thread: the lock stays held */
+    mh_err err = mh_forkserver_serve(socket, &(mh_forkserver_child){.entry = serve_child, .ctx = &e, .spare = true, .warm = warm_spare});
     if (err)
         return mhpy_raise(err);
     Py_RETURN_NONE;

@@ -42,7 +42,7 @@ void mh__os_spare_interrupt(void)
     interrupt_spared = true;
 }
 
-static void restore_interrupt(void)
+void mh__os_restore_interrupt(void)
 {
     if (interrupt_spared)
         sigaction(SIGINT, &interrupt_before, NULL);
@@ -178,7 +178,7 @@ static void set_up_child(const mh__child_setup *setup, fork_fds *f, const sigset
     if (setup->spare_interrupt)
         mh__os_spare_interrupt();
     if (setup->restore_interrupt)
-        restore_interrupt();
+        mh__os_restore_interrupt();
     sigset_t none;
     sigemptyset(&none);
     pthread_sigmask(SIG_SETMASK, setup->keep_mask ? mask : &none, NULL);

@@ -54,6 +54,8 @@ unsigned mh__os_fork_depth(void);
 _Noreturn void mh__os_exit_child(int code);
 /* Ignore SIGINT, and unblock it, remembering what it did for mh__child_setup.restore_interrupt; a second call changes nothing. */
 void mh__os_spare_interrupt(void);
+/* Undo that: SIGINT does what it did before. */
+void mh__os_restore_interrupt(void);
 
 /* Who created the socket pair of which `sock` is one end. errors: INVALID it is not a socket. */
 mh_err mh__os_peer_pid(int sock, int32_t *pid);

@@ -293,6 +293,9 @@ static mh_err apply(mh_process *p, const mh__note *note, int pidfd)
         return MH_OK;
     }
     mh__os_close(&pidfd);
+    if (note->magic == MH__FORKSERVER_MAGIC && note->kind == MH__NOTE_STARTED && p->state == MH__PROCESS_RUNNING &&
+        note->number == atomic_load(&p->pid))
+        return MH_OK; /* both a child that was killed just then and its server have told */
     if (note->magic == MH__FORKSERVER_MAGIC && note->kind == MH__NOTE_FAILED && p->state == MH__PROCESS_POSTED)
         return fail_start(p, note->number ? (mh_err)note->number : MH_ERR_SYSTEM, note->detail);
     if (note->magic == MH__FORKSERVER_MAGIC && note->kind == MH__NOTE_ENDED && p->state == MH__PROCESS_RUNNING) {

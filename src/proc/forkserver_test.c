@@ -48,10 +48,14 @@ static int entry(mh_bytes message, const int *fds, size_t fd_count, void *ctx)
 static const char *const program[] = {"/proc/self/exe", "serve", "{socket}", NULL};
 
 /* Every test of behaviour runs over both kinds of server. */
+static const char *const sparing_program[] = {"/proc/self/exe", "serve", "{socket}", "spare", NULL};
 static const mh_forkserver_options kinds[] = {
     {.child = {.entry = entry}},
     {.argv = program},
+    {.child = {.entry = entry, .spare = true}},
+    {.argv = sparing_program},
 };
+enum { SPARING = 3 };
 
 static mh_err request(mh_forkserver *s, const char *text, const int *fds, size_t fd_count, mh_process **p)
 {
@@ -66,6 +70,27 @@ static void start_answering(mh_forkserver *s, mh_process **p, talk *t)
     mh__os_close(&t->to[0]);
     mh__os_close(&t->from[1]);
     assert_int_equal(hear(t->from[0]), 'a');
+}
+
+/* A child of the server other than `known`. */
+static int32_t await_spare(const mh_forkserver *s, int32_t known)
+{
+    char path[64], *text = NULL;
+    size_t size = 0;
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", mh_forkserver_pid(s), mh_forkserver_pid(s));
+    for (;;) {
+        FILE *file = fopen(path, "r");
+        assert_non_null(file);
+        ssize_t length = getline(&text, &size, file);
+        fclose(file);
+        char *at = text;
+        for (long pid; length > 0 && (pid = strtol(at, &at, 10)) > 0;)
+            if (pid != known) {
+                free(text);
+                return (int32_t)pid;
+            }
+        sched_yield();
+    }
 }
 
 /* ---- ordinary life --------------------------------------------------------------------------- */
@@ -100,6 +125,35 @@ static void children_run_and_end(void **state)
         mh_forkserver_destroy(&s);
         assert_null(s);
         mh_forkserver_destroy(&s);
+        assert_no_children();
+    }
+}
+
+static void a_spare_is_there_before_it_is_asked_for(void **state)
+{
+    (void)state;
+    for (size_t k = 2; k < MH__COUNT_OF(kinds); k++) {
+        mh_forkserver *s;
+        mh_process *p, *other;
+        assert_ok(mh_forkserver_start(&s, &kinds[k]));
+        int32_t spare = await_spare(s, 0);
+        assert_int_equal(kill(spare, SIGINT), 0); /* a Ctrl-C meant for others */
+        assert_ok(request(s, "z", NULL, 0, &other));
+        assert_int_equal(mh_process_pid(other), spare);
+        assert_true(mh_process_is_alive(other));
+        spare = await_spare(s, mh_process_pid(other));
+        assert_int_equal(kill(spare, SIGKILL), 0); /* it is replaced, sooner or later */
+        for (int i = 0; i < 3; i++) {
+            assert_ok(request(s, "e\x05", NULL, 0, &p));
+            if (mh_process_pid(p) != spare) /* else it had its order already when it died */
+                expect_end(&p, 5);
+            mh_process_destroy(&p);
+        }
+        spare = await_spare(s, mh_process_pid(other));
+        assert_ok(mh_process_kill(other));
+        mh_process_destroy(&other);
+        mh_forkserver_destroy(&s);
+        assert_int_equal(kill(spare, 0), -1);
         assert_no_children();
     }
 }
@@ -231,13 +285,17 @@ static void children_start_clean(void **state)
     mh_forkserver *s;
     mh_process *p, *other;
     int before = mh__os_fd_count();
-    assert_ok(mh_forkserver_start(&s, &kinds[1]));
-    assert_ok(request(s, "z", NULL, 0, &other)); /* its descriptors in the server are none of the next child's */
-    assert_ok(request(s, "t", (int[]){1}, 1, &p));
-    expect_end(&p, 0); /* SIGINT as it was, nothing blocked, no stray descriptor */
-    mh_process_destroy(&other);
-    mh_forkserver_destroy(&s);
-    assert_int_equal(mh__os_fd_count(), before);
+    for (size_t k = 1; k < MH__COUNT_OF(kinds); k += 2) {
+        assert_ok(mh_forkserver_start(&s, &kinds[k]));
+        assert_ok(request(s, "z", NULL, 0, &other)); /* its descriptors in the server are none of the next child's */
+        if (k == SPARING)
+            await_spare(s, mh_process_pid(other));
+        assert_ok(request(s, "t", (int[]){1}, 1, &p));
+        expect_end(&p, 0); /* SIGINT as it was, nothing blocked, no stray descriptor */
+        mh_process_destroy(&other);
+        mh_forkserver_destroy(&s);
+        assert_int_equal(mh__os_fd_count(), before);
+    }
 
     const char *const ignoring[] = {"/proc/self/exe", "serve", "{socket}", "ignore", NULL};
     assert_ok(mh_forkserver_start(&s, &(mh_forkserver_options){.argv = ignoring}));
@@ -837,12 +895,14 @@ static void requests_are_checked(void **state)
 int main(int argc, char **argv)
 {
     if (argc > 2 && strcmp(argv[1], "serve") == 0) {
-        const mh_forkserver_child child = {.entry = entry, .ignore_interrupt = argc > 3};
+        bool spare = argc > 3 && strcmp(argv[3], "spare") == 0;
+        const mh_forkserver_child child = {.entry = entry, .ignore_interrupt = argc > 3 && !spare, .spare = spare};
         return mh_forkserver_serve(atoi(argv[2]), &child) ? 1 : 0;
     }
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(children_run_and_end),
+        cmocka_unit_test(a_spare_is_there_before_it_is_asked_for),
         cmocka_unit_test(several_requests_overlap),
         cmocka_unit_test(messages_and_descriptors_arrive),
         cmocka_unit_test(zygotes_hand_on_their_context),

@@ -12,15 +12,22 @@ enum { SIGNAL_KILL = 9 };
 /* Tags of the poller: these two, or a kid's address for its pidfd and the next odd number for its channel. */
 enum { TAG_SOCKET = 0, TAG_STARTER = 1 };
 
+/* Shared between the server and a kid, who alone sets both. */
+typedef struct said {
+    _Atomic unsigned char survives; /* do not kill it when all ends */
+    _Atomic unsigned char started;  /* its starter knows it */
+} said;
+
 typedef struct kid {
-    mh__list node;
+    mh__list node; /* in server.kids, but for a spare */
+    int32_t pid;
     int pidfd, channel;
     bool detached; /* the end of its channel means nothing */
-    _Atomic unsigned char *survives; /* shared with the kid, who may set it: do not kill it when all ends */
+    said *said;
 } kid;
 
 /* In a kid: its own, and what mh__os_fork_depth() is for it and not for its children. */
-static _Atomic unsigned char *own_survives;
+static said *own;
 static unsigned own_depth;
 
 typedef struct server {
@@ -28,6 +35,9 @@ typedef struct server {
     mh__list kids;
     const mh_forkserver_child *child;
     mh__request *request; /* room for one, with its message */
+    kid *spare;           /* forked ahead of need: it waits for its order at the other end of spare_socket. NULL: none */
+    int spare_socket;
+    bool wants_spare;     /* as soon as there is nothing else to do */
 } server;
 
 /* What one request brought. */
@@ -49,11 +59,19 @@ static void send_note(int channel, mh__note note, const int *fd)
     (void)err;
 }
 
+/* A spare does this itself, once it is ready to be waited for and sent signals, unless it has ended before. */
+static void tell_start(kid *k)
+{
+    if (!k->said->started)
+        send_note(k->channel, (mh__note){.kind = MH__NOTE_STARTED, .number = k->pid}, &k->pidfd);
+    k->said->started = 1;
+}
+
 static kid *make_kid(int channel)
 {
     void *shared;
     kid *k = mh__calloc(1, sizeof *k);
-    if (k && mh__os_map(&shared, -1, 0, 1, true)) {
+    if (k && mh__os_map(&shared, -1, 0, sizeof(said), true)) {
         mh__free(k);
         k = NULL;
     }
@@ -61,14 +79,14 @@ static kid *make_kid(int channel)
         mh__list_init(&k->node);
         k->pidfd = -1;
         k->channel = channel;
-        k->survives = shared;
+        k->said = shared;
     }
     return k;
 }
 
 static void free_kid(kid *k)
 {
-    mh__os_unmap((void *)k->survives, 1);
+    mh__os_unmap(k->said, sizeof(said));
     mh__free(k);
 }
 
@@ -88,6 +106,11 @@ static void reap_kid(server *s, kid *k)
     mh__end end = {0};
     if (mh__os_reap(k->pidfd, &end) == MH_ERR_TIMEOUT)
         return;
+    if (k == s->spare) { /* somebody killed it; the next request has another made */
+        s->spare = NULL;
+        mh__os_close(&s->spare_socket);
+    }
+    tell_start(k);
     send_note(k->channel, (mh__note){.kind = MH__NOTE_ENDED, .number = end.code, .detail = end.signal, .core = end.core}, NULL);
     drop_kid(s, k);
 }
@@ -100,7 +123,7 @@ static void heed_channel(server *s, kid *k)
     mh_err err = mh__os_receive(k->channel, &note, sizeof note, &size, NULL, NULL, MH_NOW);
     if (err == MH_ERR_TIMEOUT || err == MH_ERR_INTERRUPTED)
         return;
-    if (!*k->survives && (err || size != sizeof note || note.kind != MH__NOTE_DETACH))
+    if (!k->said->survives && (err || size != sizeof note || note.kind != MH__NOTE_DETACH))
         (void)mh__os_pidfd_signal(k->pidfd, SIGNAL_KILL);
     mh__os_poller_remove(s->poller, k->channel);
     k->detached = true;
@@ -113,7 +136,7 @@ static void end_kids(server *s)
     for (at = s->kids.next; at != &s->kids; at = next) {
         kid *k = mh__list_entry(at, kid, node);
         next = at->next;
-        if (*k->survives)
+        if (k->said->survives)
             drop_kid(s, k);
         else
             (void)mh__os_pidfd_signal(k->pidfd, SIGNAL_KILL);
@@ -135,6 +158,9 @@ static void forget_server(server *s)
     mh__os_close(&s->socket);
     mh__os_close(&s->poller);
     mh__os_close(&s->starter);
+    mh__os_close(&s->spare_socket);
+    if (s->spare)
+        mh__os_close(&s->spare->pidfd);
     for (at = s->kids.next; at != &s->kids; at = at->next) {
         kid *k = mh__list_entry(at, kid, node);
         mh__os_close(&k->pidfd);
@@ -144,13 +170,13 @@ static void forget_server(server *s)
 
 void mh__forkserver_note_survival(void)
 {
-    if (own_survives && own_depth == mh__os_fork_depth())
-        *own_survives = 1;
+    if (own && own_depth == mh__os_fork_depth())
+        own->survives = 1;
 }
 
 static _Noreturn void be_child(server *s, const kid *k, order *o)
 {
-    own_survives = k->survives;
+    own = k->said;
     own_depth = mh__os_fork_depth();
     forget_server(s);
     mh__os_close(&o->fds[0]);
@@ -204,49 +230,151 @@ static mh_err receive_order(server *s, order *o)
     return MH_OK;
 }
 
-static mh_err watch_kid(server *s, kid *k)
+static mh_err watch_end(server *s, kid *k) { return mh__os_poller_add(s->poller, k->pidfd, (uint64_t)(uintptr_t)k); }
+static mh_err watch_channel(server *s, kid *k) { return mh__os_poller_add(s->poller, k->channel, (uint64_t)(uintptr_t)k | 1); }
+
+/* A child that nobody is to hear of. */
+static void put_down(server *s, kid *k)
 {
-    mh_err err = mh__os_poller_add(s->poller, k->pidfd, (uint64_t)(uintptr_t)k);
-    if (!err)
-        err = mh__os_poller_add(s->poller, k->channel, (uint64_t)(uintptr_t)k | 1);
-    return err;
+    (void)mh__os_pidfd_signal(k->pidfd, SIGNAL_KILL);
+    (void)mh__os_wait_readable(k->pidfd, mh_deadline_in(MH_SECOND));
+    k->detached = true;
+    mh__end end;
+    (void)mh__os_reap(k->pidfd, &end);
+    drop_kid(s, k);
 }
 
-/* Fork the child that `o` asks for. Its channel belongs to the kid afterwards. */
-static mh_err fork_kid(server *s, order *o)
+/* ---- the spare ------------------------------------------------------------------------------- */
+
+/* From the fork to the order: all that a child must do anyway. It dies with the server, and holds nothing of it. */
+static _Noreturn void be_spare(server *s, const kid *k, int socket)
+{
+    order o = {0};
+    mh_err err;
+    forget_server(s);
+    s->socket = socket;
+    if (s->child->warm)
+        s->child->warm(s->child->ctx);
+    do {
+        err = mh__os_wait_readable(s->socket, MH_FOREVER);
+        if (!err)
+            err = receive_order(s, &o);
+    } while (err == MH_ERR_INTERRUPTED || err == MH_ERR_EMPTY);
+    if (!err && s->request->survives)
+        err = mh__os_survive_parent();
+    if (!err && !s->child->ignore_interrupt)
+        mh__os_restore_interrupt();
+    kid me = {.pid = mh__os_pid(), .pidfd = -1, .channel = o.fds[0], .said = k->said};
+    if (!err)
+        err = mh__os_pidfd_open(me.pid, &me.pidfd);
+    if (err) /* mostly: the server has no use for it any more */
+        mh__os_exit_child(1);
+    tell_start(&me);
+    mh__os_close(&me.pidfd);
+    be_child(s, k, &o);
+}
+
+/* One try: if it fails, or the spare is killed, children are forked when they are asked for. */
+static void fork_spare(server *s)
+{
+    const mh__child_setup setup = {.keep_mask = true, .keep_handlers = true};
+    int ends[2] = {-1, -1};
+    bool in_child = false;
+    kid *k = make_kid(-1);
+    s->wants_spare = false;
+    if (!k)
+        return;
+    k->detached = true;
+    mh_err err = mh__os_socketpair(ends);
+    if (!err)
+        err = mh__fork(&setup, &k->pid, &k->pidfd, &in_child);
+    if (in_child) {
+        mh__os_close(&ends[0]);
+        be_spare(s, k, ends[1]);
+    }
+    mh__os_close(&ends[1]);
+    if (err) {
+        mh__os_close(&ends[0]);
+        free_kid(k);
+    } else if (watch_end(s, k)) {
+        mh__os_close(&ends[0]);
+        put_down(s, k);
+    } else {
+        s->spare = k;
+        s->spare_socket = ends[0];
+    }
+}
+
+/* The spare as the kid that `o` asks for; NULL: it takes a fork. */
+static kid *send_spare(server *s, const order *o)
+{
+    kid *k = s->spare;
+    s->wants_spare = s->child->spare;
+    if (!k || s->request->large)
+        return NULL;
+    mh_bytes message = {s->request, sizeof *s->request + o->message.size};
+    k->said->survives = (unsigned char)s->request->survives;
+    mh_err err = mh__os_send(s->spare_socket, message, o->fds, o->fd_count, MH_NOW);
+    s->spare = NULL;
+    mh__os_close(&s->spare_socket);
+    if (err) { /* it is dead or as good as dead */
+        put_down(s, k);
+        return NULL;
+    }
+    k->channel = o->fds[0];
+    k->detached = false;
+    return k;
+}
+
+/* ---- the child ------------------------------------------------------------------------------- */
+
+/* A fresh fork for `o`. */
+static mh_err fork_kid(server *s, order *o, kid **out)
 {
     mh__child_setup setup = {.keep_mask = true,
                              .keep_handlers = true,
                              .restore_interrupt = !s->child->ignore_interrupt,
                              .survive_parent = s->request->survives};
-    int32_t pid;
     bool in_child;
     kid *k = make_kid(o->fds[0]);
     if (!k)
         return MH_ERR_NO_MEMORY;
-    *k->survives = (unsigned char)s->request->survives;
-    mh_err err = mh__fork(&setup, &pid, &k->pidfd, &in_child);
+    k->said->survives = (unsigned char)s->request->survives;
+    mh_err err = mh__fork(&setup, &k->pid, &k->pidfd, &in_child);
     if (err) {
         free_kid(k);
         return err;
     }
     if (in_child)
         be_child(s, k, o);
-    o->fds[0] = -1;
-    mh__list_push_back(&s->kids, &k->node);
-    err = watch_kid(s, k);
+    err = watch_end(s, k);
     if (err) {
-        (void)mh__os_pidfd_signal(k->pidfd, SIGNAL_KILL);
-        (void)mh__os_wait_readable(k->pidfd, mh_deadline_in(MH_SECOND));
-        o->fds[0] = k->channel; /* which still has to tell of the failure */
-        k->channel = -1;
-        k->detached = true;
-        mh__end end;
-        (void)mh__os_reap(k->pidfd, &end);
-        drop_kid(s, k);
+        k->channel = -1; /* which still has to tell of the failure */
+        put_down(s, k);
         return err;
     }
-    send_note(k->channel, (mh__note){.kind = MH__NOTE_STARTED, .number = pid}, &k->pidfd);
+    *out = k;
+    return MH_OK;
+}
+
+/* Have the child that `o` asks for. Its channel belongs to the kid afterwards. */
+static mh_err start_kid(server *s, order *o)
+{
+    kid *k = send_spare(s, o);
+    bool spared = k;
+    mh_err err = k ? MH_OK : fork_kid(s, o, &k);
+    if (!err)
+        err = watch_channel(s, k);
+    if (err && k) {
+        k->channel = -1;
+        put_down(s, k);
+    }
+    if (err)
+        return err;
+    o->fds[0] = -1;
+    mh__list_push_back(&s->kids, &k->node);
+    if (!spared)
+        tell_start(k);
     return MH_OK;
 }
 
@@ -259,7 +387,7 @@ static mh_err serve_request(server *s)
     if (s->request->large)
         err = map_large(&o, s->request->size);
     if (!err)
-        err = fork_kid(s, &o);
+        err = start_kid(s, &o);
     if (err)
         send_note(o.fds[0], (mh__note){.kind = MH__NOTE_FAILED, .number = (int32_t)err, .detail = mh_err_errno()}, NULL);
     close_order(&o);
@@ -271,7 +399,7 @@ static mh_err serve_request(server *s)
 static mh_err open_server(server *s, int socket, const mh_forkserver_child *child)
 {
     int32_t starter;
-    *s = (server){.socket = socket, .poller = -1, .starter = -1, .child = child};
+    *s = (server){.socket = socket, .poller = -1, .starter = -1, .child = child, .spare_socket = -1, .wants_spare = child->spare};
     mh__list_init(&s->kids);
     if (!mh__os_is_main_thread())
         return mh__fail(MH_ERR_INVALID, "a fork server serves from its process's main thread: its children would die with any other");
@@ -294,6 +422,9 @@ static mh_err open_server(server *s, int socket, const mh_forkserver_child *chil
 
 static void close_server(server *s)
 {
+    if (s->spare)
+        put_down(s, s->spare);
+    mh__os_close(&s->spare_socket);
     end_kids(s);
     mh__os_close(&s->poller);
     mh__os_close(&s->starter);
@@ -314,14 +445,26 @@ static mh_err handle(server *s, uint64_t tag)
     return MH_OK;
 }
 
+/* With nothing to do it makes a spare, if it is to have one. One event at a time: handling one may free the kid that the next is about. */
+static mh_err next_event(server *s, uint64_t *tag)
+{
+    size_t count;
+    if (s->wants_spare && !s->spare) {
+        mh_err err = mh__os_poller_wait(s->poller, tag, 1, &count, MH_NOW);
+        if (err != MH_ERR_TIMEOUT)
+            return err;
+        fork_spare(s);
+    }
+    return mh__os_poller_wait(s->poller, tag, 1, &count, MH_FOREVER);
+}
+
 mh_err mh_forkserver_serve(int socket, const mh_forkserver_child *child)
 {
     server s;
     mh_err err = open_server(&s, socket, child);
     while (!err) {
         uint64_t tag;
-        size_t count; /* one event at a time: handling one may free the kid that the next is about */
-        err = mh__os_poller_wait(s.poller, &tag, 1, &count, MH_FOREVER);
+        err = next_event(&s, &tag);
         if (!err)
             err = handle(&s, tag);
         else if (err == MH_ERR_INTERRUPTED)
