@@ -81,7 +81,7 @@ typedef struct mh_process_options {
     bool survive_parent; /* go on when the parent ends */
     bool keep_signals;   /* the caller's signal mask and ignored signals (fork: and handlers); default: none blocked, all as in a
                           * fresh program. */
-    bool ignore_interrupt; /* spawn: the program begins with SIGINT ignored, so that no Ctrl-C hits it before it has said what that does */
+    bool ignore_interrupt; /* the child begins with SIGINT ignored, so that no Ctrl-C hits it before it has said what that does */
     bool stdin_null;     /* read /dev/null instead of the caller's stdin */
     bool new_group;      /* lead a process group of its own (no Ctrl-C from the terminal) */
     bool new_session;    /* lead a session of its own */
@@ -157,6 +157,7 @@ typedef struct mh_forkserver_child {
     bool spare;            /* while it has nothing else to do the server forks one child ahead of need, so that the next request does not
                             * wait for the fork. It shows as one process more, and dies with the server, as all of them do */
     void (*warm)(void *ctx); /* called in a spare before it waits, with the same ctx; NULL: nothing */
+    void (*begin)(void *ctx); /* called in a forked server before it serves, with the same ctx, to drop what it has of its starter's */
 } mh_forkserver_child;
 
 typedef struct mh_forkserver_options {

@@ -41,18 +41,37 @@ def main(pipe: int, tracker: int) -> NoReturn:
 
 
 def end(code: int) -> NoReturn:
-    """End with this exit code, having done what programs count on. The interpreter is not taken down object by object: that takes as long as
-    starting it did, and for whoever waits it is time lost."""
+    """End with this exit code, having done what programs count on.
+
+    Taking the interpreter down object by object takes as long as starting it did, and for whoever waits it is time lost. It is done only where
+    it can be noticed: when a finalizer of the program's would be called, or other threads are there, which must not run any more."""
+    code &= 0xFF
+    is_plain = False
     try:
         run_exit_functions()
-        _flush_files()
+        objects = gc.get_objects()
+        _flush_files(objects)
+        is_plain = len(sys._current_frames()) == 1 and not _has_finalizers(objects)
     finally:
-        _core.exit(code & 0xFF)
+        if is_plain:
+            _core.exit(code)
+    sys.exit(code)
 
 
-def _flush_files() -> None:
+def _has_finalizers(objects: list[Any]) -> bool:
+    """Whether an object's __del__ might be called at the end, other than a file's. Classes of the program's count, since not every object is
+    among those of the collector; the standard library's only with an object."""
+    kinds = {type(o) for o in objects}
+    metas = {k for k in kinds if issubclass(k, type)}
+    finalizing = {c for c in objects if type(c) in metas and "__del__" in c.__dict__ and not issubclass(c, _IOBase)}
+    libraries = {c for c in finalizing if str(c.__module__).partition(".")[0] in sys.stdlib_module_names | {"manyhands"}}
+    return bool(finalizing - libraries) or any(not libraries.isdisjoint(k.__mro__) for k in kinds)
+
+
+def _flush_files(objects: list[Any]) -> None:
     # An interpreter that is taken down has each file's finalizer write what it still holds. Text first: it goes into buffers.
-    files: list[Any] = [o for o in gc.get_objects() if issubclass(type(o), _IOBase)]
+    kinds = {k for k in {type(o) for o in objects} if issubclass(k, _IOBase)}
+    files: list[Any] = [o for o in objects if type(o) in kinds]
     texts = [f for f in files if isinstance(f, io.TextIOWrapper)]
     buffers = [f for f in files if isinstance(f, (io.BufferedWriter, io.BufferedRandom))]
     others = [f for f in files if type(f).__flags__ & _HEAP_TYPE and f not in texts and f not in buffers]  # gzip's and the like

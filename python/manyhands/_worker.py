@@ -54,7 +54,7 @@ class Prepare:
     def _number(self) -> int:
         if self.method == "spawn":
             return os.getpid()
-        return int(self.first) + _core.fork_count() - self.forks - 1
+        return int(self.first) + max(0, _core.fork_count() - self.forks - 1)  # the first worker is forked before the server
 
     def _become_worker(self) -> None:
         from . import context

@@ -243,6 +243,15 @@ void mh__hands_refill(mh_pool *pool)
         mh__keeper_ring(pool);
 }
 
+void mh__hands_want_all(mh_pool *pool)
+{
+    if (pool->grow_ns == INT64_MAX)
+        return;
+    pool->grow_ns = INT64_MAX;
+    pool->wanted = pool->options.workers;
+    mh__hands_refill(pool);
+}
+
 void mh__hands_meet_demand(mh_pool *pool)
 {
     if (pool->live_count <= pool->wanted || pool->wanted == pool->options.workers)

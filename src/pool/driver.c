@@ -478,6 +478,8 @@ static int64_t wake_at(mh_pool *pool, bool soon)
         at = MH__MIN(at, next_stall(pool, soon));
     if (mh__wants_hands(pool))
         at = MH__MIN(at, pool->refill_ns);
+    if (pool->state == MH__POOL_OPEN)
+        at = MH__MIN(at, pool->grow_ns);
     /* wakes are hints: while anything is under way, look now and then */
     if (pool->live_count)
         at = MH__MIN(at, mh__deadline_after(pool->now, LOOK_AGAIN_MS * MH_MILLISECOND));
@@ -499,6 +501,8 @@ void mh__drive(mh_pool *pool)
     look_at_starts(pool);
     mh__weigh(pool);
     look_for_stalls(pool);
+    if (pool->grow_ns <= pool->now)
+        mh__hands_want_all(pool);
     mh__hands_refill(pool);
     mh_sched_tick(pool->sched, pool->now);
     mh__dispatch(pool);

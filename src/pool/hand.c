@@ -96,6 +96,8 @@ static mh__hello hello_for(const mh__hand *hand)
 mh_err mh__server_start(mh_pool *pool)
 {
     mh_forkserver_options o = {.child = {.entry = mh_worker_child, .ctx = &pool->options.worker, .ignore_interrupt = true}};
+    if (pool->options.start == MH_START_FORK)
+        o.child.begin = mh__pool_leave;
     if (pool->options.start == MH_START_FORKSERVER && pool->worker_argv) {
         o.argv = (const char *const *)pool->worker_argv;
         o.fds = pool->options.worker_fds;
@@ -155,13 +157,62 @@ static mh_err spawn_worker(mh__hand *hand, const mh__hello *hello, const int *fd
     return mh__os_send(hand->socket, (mh_bytes){hello, sizeof *hello}, fds + 1, MH__FD_COUNT - 1, mh_deadline_in(MH_SECOND));
 }
 
-static mh_err start_process(mh__hand *hand, int region_fd)
+/* Have its sentinel watched. */
+static mh_err know(mh__hand *hand)
 {
     mh_pool *pool = hand->pool;
+    mh_err err = MH_OK;
+    hand->is_known = true;
+    hand->pid = mh_process_pid(hand->process);
+    if (pool->cores_to_bind)
+        err = mh__topology_bind(pool->cores_to_bind, hand->place, hand->pid);
+    int sentinel = mh_process_sentinel(hand->process);
+    return err ? err : sentinel < 0 ? MH_ERR_SYSTEM : mh__os_poller_add(pool->hands_poller, sentinel, hand->place);
+}
+
+typedef struct first {
+    int socket, parents;
+    const mh_worker_options *options;
+} first;
+
+static int be_first(void *ctx)
+{
+    first *f = ctx;
+    mh__os_close(&f->parents);
+    return mh_worker_run(f->socket, f->options) ? 1 : 0;
+}
+
+mh_err mh__first_start(mh_pool *pool)
+{
     int pair[2];
     mh_err err = mh__os_socketpair(pair);
     if (err)
         return err;
+    first f = {.socket = pair[1], .parents = pair[0], .options = &pool->options.worker};
+    err = mh_process_start(&pool->first, &(mh_process_options){.method = MH_START_FORK, .run = be_first, .ctx = &f, .keep_signals = true,
+                                                               .ignore_interrupt = true});
+    pool->first_socket = pair[0];
+    mh__os_close(&pair[1]);
+    return err;
+}
+
+static mh_err adopt_first(mh__hand *hand, const mh__hello *hello, const int *fds)
+{
+    mh_pool *pool = hand->pool;
+    hand->process = pool->first;
+    pool->first = NULL;
+    mh_err err = mh__os_send(hand->socket, (mh_bytes){hello, sizeof *hello}, fds + 1, MH__FD_COUNT - 1, mh_deadline_in(MH_SECOND));
+    return err ? err : know(hand);
+}
+
+static mh_err start_process(mh__hand *hand, int region_fd)
+{
+    mh_pool *pool = hand->pool;
+    int pair[2] = {pool->first_socket, -1};
+    mh_err err = pool->first ? MH_OK : mh__os_socketpair(pair);
+    if (err)
+        return err;
+    pool->first_socket = -1;
     hand->socket = pair[0];
     int fds[MH__FD_COUNT] = {[MH__FD_SOCKET] = pair[1],
                              [MH__FD_REGION] = region_fd,
@@ -172,7 +223,9 @@ static mh_err start_process(mh__hand *hand, int region_fd)
                              [MH__FD_CORES] = mh__tree_fd()};
     mh__hello hello = hello_for(hand);
     err = mh__attached_send_all(pool, hand->socket);
-    if (!err)
+    if (!err && pool->first)
+        err = adopt_first(hand, &hello, fds);
+    else if (!err)
         err = pool->options.start == MH_START_SPAWN ? spawn_worker(hand, &hello, fds) : fork_worker(hand, &hello, fds);
     mh__os_close(&pair[1]);
     return err;
@@ -290,13 +343,11 @@ static void await_one(mh_pool *pool, mh__hand *hand)
     hand->awaiting--;
     bool is_there = pool->hands[hand->place] == hand;
     if (is_there && !hand->is_known && err != MH_ERR_TIMEOUT && err != MH_ERR_INTERRUPTED) {
-        hand->is_known = true;
         pool->unawaited--;
-        hand->pid = mh_process_pid(hand->process);
-        if (!err && pool->cores_to_bind)
-            err = mh__topology_bind(pool->cores_to_bind, hand->place, hand->pid);
-        int sentinel = err ? -1 : mh_process_sentinel(hand->process);
-        if (err || sentinel < 0 || mh__os_poller_add(pool->hands_poller, sentinel, hand->place))
+        if (!err)
+            err = know(hand);
+        hand->is_known = true;
+        if (err)
             mh__hand_leave(hand, NULL);
     }
     if (hand->is_gone && !hand->awaiting)

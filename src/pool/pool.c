@@ -16,6 +16,7 @@
 #include <string.h>
 
 enum { TRACE_MAX = 1 << 20, DEFAULT_SLOTS = 256, WORKERS_MAX = 4096, DEFAULT_START_FAILURES = 16, QUEUE_NS = 2000000 };
+#define GROW_NS (20 * MH_MILLISECOND)
 
 mh_err mh__pool_check(const mh_pool *pool)
 {
@@ -177,7 +178,10 @@ static mh_err start_workers(mh_pool *pool)
     pool->now = mh_now();
     if (!err)
         mh_sched_tick(pool->sched, pool->now);
-    pool->wanted = pool->options.on_demand ? 1 : pool->options.workers;
+    bool is_slow = pool->options.on_demand || pool->first;
+    pool->wanted = is_slow ? 1 : pool->options.workers;
+    /* a pool that lives for one task never forks the others */
+    pool->grow_ns = pool->options.on_demand || !pool->first || pool->options.workers == 1 ? INT64_MAX : pool->now + GROW_NS;
     pool->missing = pool->options.workers - pool->wanted;
     for (size_t i = 0; !err && i < pool->wanted; i++)
         err = mh__hand_start(pool, i);
@@ -203,7 +207,7 @@ mh_err mh_pool_create(mh_pool **out, const mh_pool_options *options)
     pool->fork_depth = mh__os_fork_depth();
     pool->cores = (size_t)mh__os_usable_cores();
     pool->spin = mh__spin_init(filled.spin_ns, pool->cores);
-    pool->board_fd = pool->leader_bell = pool->keeper_bell = -1;
+    pool->board_fd = pool->leader_bell = pool->keeper_bell = pool->first_socket = -1;
     pool->hands_poller = -1;
     mh__list_init(&pool->live);
     mh__list_init(&pool->to_call);
@@ -216,8 +220,12 @@ mh_err mh_pool_create(mh_pool **out, const mh_pool_options *options)
         err = mh__tree_open();
     if (!mh__tree_is_root()) /* the core that would spin is wanted elsewhere */
         pool->spin = mh__spin_init(-1, pool->cores);
-    /* the fork server first: its memory and descriptors are a copy of ours */
-    if (!err && filled.kind == MH_WORKER_PROCESS && filled.start != MH_START_SPAWN)
+    /* before there is anything that is not theirs: their memory and descriptors are a copy of ours. The first worker is forked here and gets
+     * ready while the server is forked, which drops what is there by then */
+    bool forks = filled.kind == MH_WORKER_PROCESS && filled.start == MH_START_FORK;
+    if (!err && forks)
+        err = mh__first_start(pool);
+    if (!err && filled.kind == MH_WORKER_PROCESS && filled.start == MH_START_FORKSERVER)
         err = mh__server_start(pool);
     if (!err && filled.pin)
         err = mh__topology_spread(&pool->cores_to_bind, filled.workers);
@@ -227,6 +235,8 @@ mh_err mh_pool_create(mh_pool **out, const mh_pool_options *options)
         err = make_bells(pool);
     if (!err)
         err = start_workers(pool);
+    if (!err && forks)
+        err = mh__server_start(pool);
     if (!err)
         err = mh__thread_start(&pool->keeper, "mh-keeper", mh__keeper_run, pool);
     if (err) {
@@ -378,6 +388,8 @@ static void stop(mh_pool *pool)
         mh_process_destroy(&hand->process);
         mh__hand_drop(hand);
     }
+    mh_process_destroy(&pool->first);
+    mh__os_close(&pool->first_socket);
     while (pool->given_up) {
         mh__hand *hand = pool->given_up;
         pool->given_up = hand->next_given_up;
@@ -420,7 +432,7 @@ void mh__pool_unlock_release(mh_pool *pool)
         free_pool(pool);
 }
 
-/* In a forked child: the threads are not here, the workers not ours, the lock perhaps taken for ever, and results and futures
+/* In a forked child or fork server: the threads are not here, the workers not ours, the lock perhaps taken for ever, and results and futures
  * may still point into the books. The copies of the descriptors are all that can be given back. */
 static void give_up_copy(mh_pool *pool)
 {
@@ -436,6 +448,24 @@ static void give_up_copy(mh_pool *pool)
     mh__os_close(&pool->leader_bell);
     mh__os_close(&pool->keeper_bell);
     mh__os_close(&pool->board_fd);
+}
+
+void mh__pool_leave(void *worker_options)
+{
+    mh_pool *pool = (mh_pool *)(void *)((char *)worker_options - offsetof(mh_pool, options.worker));
+    give_up_copy(pool);
+    if (pool->keeper)
+        return; /* a server that was started anew: results may still be held here that lie in the pool's memory */
+    for (size_t i = 0; i < pool->options.workers; i++) {
+        mh__hand *hand = pool->hands[i];
+        if (hand) {
+            mh__os_unmap(hand->region, mh__region_size(hand->ring.mask + 1, hand->pool_trace));
+            hand->region = NULL;
+        }
+    }
+    mh__os_unmap(pool->board, sizeof(mh__board));
+    pool->board = NULL;
+    mh__arena_destroy(&pool->requests);
 }
 
 void mh_pool_destroy(mh_pool **out)
@@ -464,6 +494,8 @@ void mh_pool_pids(mh_pool *pool, int32_t *pids, size_t *count)
     size_t found = 0;
     if (!mh__pool_check(pool)) {
         mh__pool_lock(pool);
+        pool->now = mh_now();
+        mh__hands_want_all(pool);
         mh__hands_await(pool);
         for (size_t i = 0; i < pool->options.workers; i++) {
             mh__hand *hand = pool->hands[i];

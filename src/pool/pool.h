@@ -150,6 +150,7 @@ struct mh_pool {
     uint32_t start_failures; /* workers in a row that ended before they took a task */
     size_t missing;          /* places without a hand */
     size_t wanted;           /* how many places are to have one; less than all while workers start on demand */
+    int64_t grow_ns;         /* when all are, demand or not; INT64_MAX: only on demand, or they are */
     int64_t refill_ns;       /* when to try again to start workers */
     size_t unawaited; /* hands that are not yet known to have started */
 
@@ -165,6 +166,8 @@ struct mh_pool {
     size_t chunk_count;
     uint64_t next_id;
 
+    mh_process *first; /* the first worker while it waits for its place; then its hand has it */
+    int first_socket;
     mh_forkserver *server;
     uint32_t server_starts, server_losses; /* which one it is; the last whose end was counted as a failure to start */
     mh__board *board;
@@ -216,6 +219,8 @@ static inline void mh__pool_lock(mh_pool *pool) { mh__lock_take(pool->lock); }
 static inline void mh__pool_unlock(mh_pool *pool) { mh__lock_drop(pool->lock); }
 /* Drop a reference and the lock; frees the pool after the last. */
 void mh__pool_unlock_release(mh_pool *pool);
+/* In a fork server: what it has of the pool that `worker_options` are of. */
+void mh__pool_leave(void *worker_options);
 /* Too many workers failed to start: no task can run any more. */
 void mh__pool_break(mh_pool *pool, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -233,6 +238,8 @@ MH_NODISCARD mh_err mh__record_submit(mh_future *f, const mh_submit_options *opt
 
 /* hand.c */
 MH_NODISCARD mh_err mh__hand_start(mh_pool *pool, size_t place);
+/* Fork the worker that will have the first place, before anything of the pool is there that it should not inherit. */
+MH_NODISCARD mh_err mh__first_start(mh_pool *pool);
 void mh__hand_drop(mh__hand *hand);
 void mh__hand_kill(mh__hand *hand);
 /* Wake it if it sleeps; the caller has issued a fence since publishing. */
@@ -255,6 +262,7 @@ void mh__hand_give_up(mh__hand *hand); /* a thread that can't be killed */
 bool mh__wants_hands(const mh_pool *pool);
 void mh__hands_refill(mh_pool *pool);  /* start a worker in each empty place, if any are wanted */
 void mh__hands_meet_demand(mh_pool *pool); /* want a worker for each task, as far as there are places */
+void mh__hands_want_all(mh_pool *pool);    /* unless they start on demand only */
 
 /* report.c */
 void mh__report_departed(mh__hand *hand); /* its counters, before its region goes */

@@ -780,6 +780,105 @@ static void test_on_demand(void **state)
     close(pipes[1]);
 }
 
+/* Those beyond the first are there for whoever needs them, counts them, or waits a while. */
+static void test_first_and_others(void **state)
+{
+    (void)state;
+    enum { WORKERS = 3 };
+    mh_pool *pool = make_pool(MH_WORKER_PROCESS, WORKERS);
+    mh_pool_stats stats;
+    do
+        mh_pool_stats_read(pool, &stats);
+    while (stats.workers < WORKERS && !sched_yield());
+    assert_int_equal(count_workers(pool), WORKERS);
+    end_pool(&pool);
+
+    pool = make_pool(MH_WORKER_PROCESS, WORKERS);
+    assert_int_equal(count_workers(pool), WORKERS);
+    end_pool(&pool);
+
+    mh_future *f[WORKERS];
+    int pipes[2];
+    assert_int_equal(pipe(pipes), 0);
+    pool = make_pool(MH_WORKER_PROCESS, WORKERS);
+    for (int i = 0; i < WORKERS; i++)
+        f[i] = submit(pool, (job){.what = 'w', .value = pipes[0]}, NULL); /* each keeps a worker */
+    for (int i = 0; i < WORKERS; i++)
+        while (!mh_future_is_running(f[i]))
+            sched_yield();
+    assert_int_equal(write(pipes[1], "123", WORKERS), WORKERS);
+    for (int i = 0; i < WORKERS; i++) {
+        mh_result result = result_of(f[i]);
+        assert_ok(result.err);
+        mh_result_release(&result);
+        mh_future_release(&f[i]);
+    }
+    end_pool(&pool);
+    close(pipes[0]);
+    close(pipes[1]);
+}
+
+static bool is_pools(const char *text)
+{
+    return strstr(text, "memfd:manyhands board") || strstr(text, "memfd:manyhands requests") || strstr(text, "memfd:manyhands worker");
+}
+
+static bool maps_pool(long pid)
+{
+    char path[64], *line = NULL;
+    size_t size = 0;
+    bool found = false;
+    snprintf(path, sizeof path, "/proc/%ld/maps", pid);
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    while (!found && getline(&line, &size, file) > 0)
+        found = is_pools(line);
+    fclose(file);
+    free(line);
+    return found;
+}
+
+static bool has_open(long pid, int fd)
+{
+    char path[64], link[256];
+    snprintf(path, sizeof path, "/proc/%ld/fd/%d", pid, fd);
+    ssize_t length = readlink(path, link, sizeof link - 1);
+    link[length > 0 ? length : 0] = 0;
+    return is_pools(link);
+}
+
+/* The fork server, forked when the pool's memory was there, has dropped it: what it forks must find nothing of other workers. */
+static void test_the_server_holds_nothing(void **state)
+{
+    (void)state;
+    char path[64], *text = NULL;
+    size_t size = 0, count = 2, servers = 0;
+    int32_t pids[2];
+    mh_pool *pool = make_pool(MH_WORKER_PROCESS, 2);
+    check_square(pool, 5);
+    mh_pool_pids(pool, pids, &count);
+    snprintf(path, sizeof path, "/proc/self/task/%d/children", getpid());
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    assert_true(getline(&text, &size, file) > 0);
+    fclose(file);
+    char *at = text;
+    for (long pid; (pid = strtol(at, &at, 10)) > 0;) {
+        bool is_worker = false;
+        for (size_t i = 0; i < count; i++)
+            is_worker = is_worker || pids[i] == pid;
+        if (is_worker)
+            continue;
+        servers++;
+        assert_false(maps_pool(pid));
+        for (int fd = 0; fd < 64; fd++)
+            assert_false(has_open(pid, fd));
+    }
+    assert_int_equal(servers, 1);
+    free(text);
+    end_pool(&pool);
+}
+
 static void test_terminate(void **state)
 {
     (void)state;
@@ -1067,6 +1166,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_stream_on_result),
         cmocka_unit_test(test_close_drains),
         cmocka_unit_test(test_on_demand),
+        cmocka_unit_test(test_first_and_others),
+        cmocka_unit_test(test_the_server_holds_nothing),
         cmocka_unit_test(test_terminate),
         cmocka_unit_test(test_initialize_and_finalize),
         cmocka_unit_test(test_must_initialize),

@@ -389,7 +389,11 @@ mh_err mh_worker_run(int socket, const mh_worker_options *options)
     int fds[MH__OS_FDS_MAX + 1];
     size_t size, fd_count = 0;
     /* the socket itself is not among the descriptors that it brings: it goes before them */
-    mh_err err = mh__os_receive(socket, &hello, sizeof hello, &size, fds + 1, &fd_count, mh_deadline_in(30 * MH_SECOND));
+    mh_deadline until = mh_deadline_in(30 * MH_SECOND);
+    mh_err err;
+    do
+        err = mh__os_receive(socket, &hello, sizeof hello, &size, fds + 1, &fd_count, until);
+    while (err == MH_ERR_INTERRUPTED);
     if (err)
         return err;
     fds[MH__FD_SOCKET] = socket;

@@ -110,6 +110,8 @@ static mh_err start_copy(mh_forkserver *s, const mh_forkserver_options *o, int s
     if (err || !in_child)
         return err;
     mh__os_close(&s->socket);
+    if (o->child.begin)
+        o->child.begin(o->child.ctx);
     mh__os_exit_child(mh_forkserver_serve(socket, &o->child) ? 1 : 0);
 }
 

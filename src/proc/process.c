@@ -125,8 +125,6 @@ static mh_err check_method(const mh_process_options *o, bool *spawn)
         return mh__fail(MH_ERR_INVALID, "spawn needs argv with a program, and no run");
     if (!*spawn && (!o->run || o->argv || o->env))
         return mh__fail(MH_ERR_INVALID, "fork needs run, and neither argv nor env");
-    if (!*spawn && o->ignore_interrupt)
-        return mh__fail(MH_ERR_INVALID, "ignore_interrupt: only a spawned program can begin so");
     return MH_OK;
 }
 
@@ -231,6 +229,7 @@ mh_err mh_process_start(mh_process **out, const mh_process_options *options)
         .keep_mask = options->keep_signals,
         .keep_handlers = options->keep_signals,
         .ignore_interrupt = options->ignore_interrupt,
+        .spare_interrupt = options->ignore_interrupt && !spawn,
         .stdin_null = options->stdin_null,
         .new_group = options->new_group,
         .new_session = options->new_session,

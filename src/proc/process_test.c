@@ -336,7 +336,6 @@ static void wrong_options_are_named(void **state)
         {{.run = exit_with, .fds = closed, .fd_count = 1}, "descriptor 1000 is not open"},
         {{.argv = argv, .fds = closed, .fd_count = 1}, "descriptor 1000 is not open"},
         {{.argv = argv, .fds = twice, .fd_count = 2}, "two descriptors for the number 5"},
-        {{.run = exit_with, .ignore_interrupt = true}, "only a spawned program"},
         {{.argv = argv, .fds = odd, .fd_count = 1}, "number -2"},
     };
     for (size_t i = 0; i < MH__COUNT_OF(rows); i++) {

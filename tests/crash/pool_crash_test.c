@@ -426,6 +426,8 @@ static void test_a_million_tasks_grow_nothing(void **state)
     mh_pool *pool = NULL;
     assert_ok(mh_pool_create(&pool, &(mh_pool_options){.run = count_and_square, .workers = 2}));
     run_many(pool, 50000); /* warm up */
+    size_t workers = 0;
+    mh_pool_pids(pool, NULL, &workers); /* and have them all there */
 #ifndef __SANITIZE_ADDRESS__
     size_t bytes = mh__os_own_bytes();
 #endif

@@ -311,8 +311,14 @@ class Closes(io.RawIOBase):
             open(path + ".closed", "w").write("yes")
         super().close()
 
-def leave():
-    global text, packed, own, thread
+class Deleted:
+    __slots__ = ()
+
+    def __del__(self, open=os.open, name=path + ".deleted"):
+        open(name, 64)  # O_CREAT
+
+def leave(how):
+    global text, packed, own, thread, deleted
     text = open(path, "w")
     text.write("text that nobody flushed")
     packed = gzip.open(path + ".gz", "wb")
@@ -320,28 +326,37 @@ def leave():
     own = Closes()
     import atexit
     atexit.register(lambda: open(path + ".exit", "w").write("ran"))
-    thread = threading.Thread(target=time.sleep, args=(3600,), daemon=True)
-    thread.start()
+    if how == "thread":
+        thread = threading.Thread(target=time.sleep, args=(3600,), daemon=True)
+        thread.start()
+    elif how == "plain":
+        del Deleted.__del__
+    joined = threading.Thread(target=lambda: open(path + ".joined", "w").write("yes"))
+    joined.start()
+    deleted = Deleted()
     sys.exit(7)
 
 if __name__ == "__main__":
-    p = manyhands.get_context("spawn").Process(target=leave)
+    p = manyhands.get_context("spawn").Process(target=leave, args=(sys.argv[2],))
     p.start()
     p.join(60)
     print(p.exitcode)
 """
 
 
-def test_spawned_processes_leave_nothing_unwritten(tmp_path):
-    """They end without taking the interpreter down, but what that does for programs is done."""
+@pytest.mark.parametrize("how", ["plain", "thread", "finalizer"])
+def test_spawned_processes_leave_nothing_undone(tmp_path, how):
+    """They end without taking the interpreter down where nobody can tell; what that does for programs is done."""
     import gzip
     import subprocess
     import sys
 
     script = tmp_path / "leaves.py"
     script.write_text(SPAWNED)
-    done = subprocess.run([sys.executable, script, tmp_path / "out"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, script, tmp_path / "out", how], capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr) == ("7\n", "")
+    assert (tmp_path / "out.deleted").exists() == (how != "plain")
+    assert (tmp_path / "out.joined").read_text() == "yes"
     assert (tmp_path / "out").read_text() == "text that nobody flushed"
     assert gzip.open(tmp_path / "out.gz").read() == b"packed"
     assert (tmp_path / "out.closed").read_text() == "yes"
