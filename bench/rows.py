@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 
 import contenders as c
+import floors
 import manyhands
 
 
@@ -53,6 +54,7 @@ def squares(warm, count=10_000_000):
         c.EXECUTOR: lambda: c.seconds(lambda: list(warm.executor().map(c.square, numbers, chunksize=10_000))),
         c.LOKY: lambda: c.seconds(lambda: list(warm.loky().map(c.square, numbers, chunksize=10_000))),
         c.JOBLIB: lambda: 10 * c.seconds(joblib_run),  # a tenth of the list, times ten: it takes half a minute
+        floors.CALLER: lambda: floors.caller(numbers),
     }, Target(0.75, True, c.LOOP), {c.JOBLIB: 1, c.EXECUTOR: 2, c.LOKY: 2})]
 
 
@@ -80,6 +82,7 @@ def submitted(warm, count=100_000):
         c.STANDARD: lambda: c.per_second(few, lambda: asynchronous(warm.standard(), few)),
         c.EXECUTOR: lambda: c.per_second(few, lambda: futures(warm.executor(), few)),
         c.LOKY: lambda: c.per_second(few, lambda: futures(warm.loky(), few)),
+        floors.OBJECTS: lambda: c.per_second(count, lambda: asynchronous(floors.NoPool, count)),
     }, Target(5e5, False))]
 
 
@@ -94,6 +97,8 @@ def round_trip(warm, count=2_000):
         c.EXECUTOR: lambda: warm.executor().submit(c.noop, 1).result(),
         c.LOKY: lambda: warm.loky().submit(c.noop, 1).result(),
     }
+    echo = floors.Echo()
+    calls[floors.BYTE] = echo.call
     return [Row(f"apply round trip p{percent}", "µs", True,
                 {name: lambda call=call, at=at: quantiles(call)[at] for name, call in calls.items()}, Target(limit, True))
             for at, percent, limit in ((0, 50, 20), (1, 99, 150))]
@@ -112,6 +117,7 @@ def arrays(warm, count=64, size=8 << 20):
         c.STANDARD: rate(lambda: warm.standard().map(c.same, inputs, chunksize=1)),
         c.EXECUTOR: rate(lambda: list(warm.executor().map(c.same, inputs))),
         c.LOKY: rate(lambda: list(warm.loky().map(c.same, inputs))),
+        floors.MEMCPY: rate(lambda: floors.copy_twice(inputs)),
     }, Target(3, False))]
 
 
@@ -135,14 +141,8 @@ def start_and_stop(warm):
         c.STANDARD: lambda: 1e3 * c.seconds(lambda: pool(multiprocessing)),
         c.EXECUTOR: lambda: 1e3 * c.seconds(executor),
         c.LOKY: lambda: 1e3 * c.seconds(loky),
+        floors.FORKS: lambda: 1e3 * c.seconds(lambda: floors.bare_forks(2)),  # a worker and the server of those to come
     }, Target(5, True))]
-
-
-def bare_fork():
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
 
 
 def processes(warm):
@@ -152,12 +152,12 @@ def processes(warm):
         process.start()
         process.join()
 
-    floors = {"fork": ("os.fork, _exit, waitpid", bare_fork), "forkserver": ("os.fork, _exit, waitpid", bare_fork),
-              "spawn": ("python -c pass", lambda: subprocess.run([sys.executable, "-c", "pass"], check=True))}
+    least = {"fork": (floors.FORK, lambda: floors.bare_forks(1)), "forkserver": (floors.FORK, lambda: floors.bare_forks(1)),
+             "spawn": ("python -c pass", lambda: subprocess.run([sys.executable, "-c", "pass"], check=True))}
     return [Row(f"Process start and join, {method}", "ms", True, {
         c.OURS: lambda method=method: 1e3 * c.seconds(lambda: start(manyhands, method)),
         c.STANDARD: lambda method=method: 1e3 * c.seconds(lambda: start(multiprocessing, method)),
-        floors[method][0]: lambda method=method: 1e3 * c.seconds(floors[method][1]),
+        least[method][0]: lambda method=method: 1e3 * c.seconds(least[method][1]),
     }, Target(limit, True)) for method, limit in (("fork", 1.5), ("forkserver", 3), ("spawn", 60))]
 
 

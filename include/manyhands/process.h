@@ -156,6 +156,8 @@ typedef struct mh_forkserver_child {
     bool ignore_interrupt; /* children start with SIGINT ignored; default: as it was when the server began */
     bool spare;            /* while it has nothing else to do the server forks one child ahead of need, so that the next request does not
                             * wait for the fork. It shows as one process more, and dies with the server, as all of them do */
+    int64_t standby_ns;    /* so long after its start a forked server forks one like itself, which mh_forkserver_replace takes when it was
+                            * killed; 0: never. It shows as one process more */
     void (*warm)(void *ctx); /* called in a spare before it waits, with the same ctx; NULL: nothing */
     void (*begin)(void *ctx); /* called in a forked server before it serves, with the same ctx, to drop what it has of its starter's */
 } mh_forkserver_child;
@@ -194,6 +196,12 @@ MH_API MH_NODISCARD mh_err mh_forkserver_post_surviving(mh_forkserver *server, m
  * INTERRUPTED there is no child, and p can only be destroyed. mh_process_wait and mh_process_signal do this by themselves. */
 MH_API MH_NODISCARD mh_err mh_process_await_start(mh_process *p, mh_deadline until);
 
+/* The server has ended though nobody stopped it: have its standby instead, which is what the server was when it began. Nobody forks for that, so it
+ * may be done in a process with threads. *server is then that one, and the last one's children have died with it.
+ *
+ * errors   CLOSED   there is no standby (yet), or none any more: *server is as it was
+ */
+MH_API MH_NODISCARD mh_err mh_forkserver_replace(mh_forkserver **server);
 MH_API int32_t mh_forkserver_pid(const mh_forkserver *server);
 /* Readable once the server has ended. owns: the server. */
 MH_API int mh_forkserver_sentinel(const mh_forkserver *server);

@@ -11,6 +11,7 @@
 #include <string.h>
 
 enum { SPAWNED_SOCKET = 3 };
+#define STANDBY_NS (50 * MH_MILLISECOND)
 
 /* ---- memory ----------------------------------------------------------------------------------- */
 
@@ -96,8 +97,10 @@ static mh__hello hello_for(const mh__hand *hand)
 mh_err mh__server_start(mh_pool *pool)
 {
     mh_forkserver_options o = {.child = {.entry = mh_worker_child, .ctx = &pool->options.worker, .ignore_interrupt = true}};
-    if (pool->options.start == MH_START_FORK)
+    if (pool->options.start == MH_START_FORK) {
         o.child.begin = mh__pool_leave;
+        o.child.standby_ns = STANDBY_NS;
+    }
     if (pool->options.start == MH_START_FORKSERVER && pool->worker_argv) {
         o.argv = (const char *const *)pool->worker_argv;
         o.fds = pool->options.worker_fds;
@@ -114,6 +117,19 @@ static mh_err ask_server(mh__hand *hand, mh_bytes message, const int *fds)
     return mh_forkserver_post(hand->pool->server, message, fds, MH__FD_COUNT, mh_deadline_in(10 * MH_SECOND), &hand->process);
 }
 
+/* A process with threads is not forked: whatever they hold would be held in the workers for ever. */
+static mh_err replace_server(mh_pool *pool)
+{
+    if (pool->options.start != MH_START_FORK)
+        return mh__server_start(pool);
+    if (pool->server && !mh_forkserver_replace(&pool->server))
+        return MH_OK;
+    if (mh__pool_has_strangers())
+        return mh__fail(MH_ERR_CLOSED, "the fork server was killed, and its standby too or before it was there; this process has threads by now, so that "
+                                       "it cannot be forked: make a new pool");
+    return mh__server_start(pool);
+}
+
 static mh_err fork_worker(mh__hand *hand, const mh__hello *hello, const int *fds)
 {
     mh_pool *pool = hand->pool;
@@ -123,7 +139,7 @@ static mh_err fork_worker(mh__hand *hand, const mh__hello *hello, const int *fds
         err = ask_server(hand, message, fds);
     if (err != MH_ERR_CLOSED)
         return err;
-    err = mh__server_start(pool); /* the last one is gone, and its workers with it */
+    err = replace_server(pool); /* the last one is gone, and its workers with it */
     return err ? err : ask_server(hand, message, fds);
 }
 

@@ -879,6 +879,95 @@ static void test_the_server_holds_nothing(void **state)
     end_pool(&pool);
 }
 
+/* Another child of `parent` than the first `count` of pids; 0: none. */
+static int32_t other_child(int32_t parent, const int32_t *pids, size_t count)
+{
+    char path[64], *text = NULL;
+    size_t size = 0;
+    int32_t found = 0;
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", parent, parent);
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    ssize_t length = getline(&text, &size, file);
+    fclose(file);
+    char *at = text;
+    for (long pid; length > 0 && !found && (pid = strtol(at, &at, 10)) > 0;) {
+        found = (int32_t)pid;
+        for (size_t i = 0; i < count; i++)
+            found = pids[i] == found ? 0 : found;
+    }
+    free(text);
+    return found;
+}
+
+static void *linger(void *fd)
+{
+    char c;
+    return read(*(int *)fd, &c, 1) == 1 ? fd : NULL;
+}
+
+/* Tasks are run, by two workers in the end. */
+static void check_both(mh_pool *pool)
+{
+    mh_future *f[2];
+    for (int i = 0; i < 2; i++)
+        f[i] = submit(pool, (job){.what = 'q', .value = 3}, &(mh_submit_options){.lost_retries = 9});
+    for (int i = 0; i < 2; i++) {
+        mh_result result = result_of(f[i]);
+        assert_ok(result.err);
+        mh_result_release(&result);
+        mh_future_release(&f[i]);
+    }
+    size_t count = 0;
+    do
+        mh_pool_pids(pool, NULL, &count);
+    while (count < 2 && !sched_yield());
+}
+
+/* By its standby: this process, which has a thread by then, is not forked. With both of them gone the pool says so. */
+static void test_a_killed_server_is_replaced(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    int gate[2];
+    size_t count = 2;
+    int32_t pids[2], server, standby = 0;
+    assert_int_equal(pipe(gate), 0);
+    mh_pool *pool = make_pool(MH_WORKER_PROCESS, 2);
+    check_both(pool);
+    mh_pool_pids(pool, pids, &count);
+    server = other_child(getpid(), pids, count);
+    while (!(standby = other_child(server, pids, count)))
+        sched_yield();
+    assert_int_equal(pthread_create(&thread, NULL, linger, &gate[0]), 0);
+    uint64_t forks = mh_fork_count();
+    assert_int_equal(kill(server, SIGKILL), 0);
+    while (mh_pool_pids(pool, pids, &count), count < 2 || !other_child(standby, NULL, 0))
+        sched_yield(); /* the standby has forked a worker */
+    check_both(pool);
+    assert_int_equal(mh_fork_count(), forks);
+    assert_int_equal(kill(standby, SIGKILL), 0);
+    while (!mh_pool_is_broken(pool)) {
+        count = 2;
+        mh_pool_pids(pool, pids, &count);
+        for (size_t i = 0; i < count; i++)
+            kill(pids[i], SIGKILL);
+        sched_yield();
+    }
+    assert_int_equal(mh_fork_count(), forks);
+    mh_future *f = NULL;
+    int64_t none = 0;
+    assert_err(mh_pool_submit(pool, (mh_bytes){&none, sizeof none}, NULL, &f), MH_ERR_CLOSED);
+    assert_non_null(strstr(mh_err_detail(), "fork server"));
+    mh_pool_destroy(&pool);
+    assert_int_equal(write(gate[1], "x", 1), 1);
+    pthread_join(thread, NULL);
+    close(gate[0]);
+    close(gate[1]);
+    while (waitpid(-1, NULL, 0) > 0) /* should orphans come to us */
+        ;
+}
+
 static void test_terminate(void **state)
 {
     (void)state;
@@ -1168,6 +1257,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_on_demand),
         cmocka_unit_test(test_first_and_others),
         cmocka_unit_test(test_the_server_holds_nothing),
+        cmocka_unit_test(test_a_killed_server_is_replaced),
         cmocka_unit_test(test_terminate),
         cmocka_unit_test(test_initialize_and_finalize),
         cmocka_unit_test(test_must_initialize),

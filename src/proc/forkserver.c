@@ -23,6 +23,7 @@ enum { SOCKET_NUMBER = 3, SIGNAL_KILL = 9 };
 struct mh_forkserver {
     unsigned fork_depth; /* of its owner; constant */
     int socket;          /* constant until the owner destroys */
+    int standby;         /* the same for the server that takes over; -1: there is none */
     int pidfd;           /* constant while anybody holds a reference */
     int32_t pid;
     _Atomic bool stopped;
@@ -38,6 +39,7 @@ void mh__forkserver_release(mh_forkserver *server)
     if (atomic_fetch_sub(&server->references, 1) != 1)
         return;
     mh__os_close(&server->socket);
+    mh__os_close(&server->standby);
     mh__os_close(&server->pidfd);
     mh__free(server);
 }
@@ -102,7 +104,7 @@ static mh_err start_program(mh_forkserver *s, const mh_forkserver_options *o, in
     return err;
 }
 
-static mh_err start_copy(mh_forkserver *s, const mh_forkserver_options *o, int socket)
+static mh_err start_copy(mh_forkserver *s, const mh_forkserver_options *o, int socket, int standby)
 {
     mh__child_setup setup = {.cwd = o->cwd, .keep_handlers = true, .spare_interrupt = true};
     bool in_child;
@@ -110,31 +112,43 @@ static mh_err start_copy(mh_forkserver *s, const mh_forkserver_options *o, int s
     if (err || !in_child)
         return err;
     mh__os_close(&s->socket);
+    mh__os_close(&s->standby);
     if (o->child.begin)
         o->child.begin(o->child.ctx);
-    mh__os_exit_child(mh_forkserver_serve(socket, &o->child) ? 1 : 0);
+    mh__os_exit_child(mh__forkserver_serve(socket, standby, &o->child) ? 1 : 0);
+}
+
+static mh_forkserver *create(void)
+{
+    mh_forkserver *s = mh__calloc(1, sizeof *s);
+    if (!s)
+        return NULL;
+    atomic_init(&s->references, 1);
+    s->fork_depth = mh__os_fork_depth();
+    s->socket = s->standby = s->pidfd = -1;
+    return s;
 }
 
 mh_err mh_forkserver_start(mh_forkserver **out, const mh_forkserver_options *options)
 {
     *out = NULL;
     bool spawn;
-    int ends[2] = {-1, -1};
+    int ends[2] = {-1, -1}, standby[2] = {-1, -1};
     mh_err err = check(options, &spawn);
     if (err)
         return err;
-    mh_forkserver *s = mh__calloc(1, sizeof *s);
+    mh_forkserver *s = create();
     if (!s)
         return MH_ERR_NO_MEMORY;
-    atomic_init(&s->references, 1);
-    s->fork_depth = mh__os_fork_depth();
-    s->socket = s->pidfd = -1;
     err = mh__os_socketpair(ends);
-    if (!err) {
-        s->socket = ends[0];
-        err = spawn ? start_program(s, options, ends[1]) : start_copy(s, options, ends[1]);
-    }
+    s->socket = ends[0];
+    if (!err && !spawn && options->child.standby_ns > 0)
+        err = mh__os_socketpair(standby);
+    s->standby = standby[0];
+    if (!err)
+        err = spawn ? start_program(s, options, ends[1]) : start_copy(s, options, ends[1], standby[1]);
     mh__os_close(&ends[1]);
+    mh__os_close(&standby[1]);
     if (err)
         mh__forkserver_release(s);
     else
@@ -356,6 +370,31 @@ void mh_forkserver_stop(mh_forkserver *server)
         mh__os_hang_up(server->socket); /* unlike closing, this reaches the server though forks may hold copies */
 }
 
+mh_err mh_forkserver_replace(mh_forkserver **server)
+{
+    mh_forkserver *old = *server;
+    mh__note note = {0};
+    size_t size = 0, count = 0;
+    int fds[MH__OS_FDS_MAX];
+    if (is_inherited(old) || old->standby < 0)
+        return mh__fail(MH_ERR_CLOSED, "the fork server has no standby");
+    mh_err err = mh__os_receive(old->standby, &note, sizeof note, &size, fds, &count, MH_NOW);
+    bool is_there = !err && size == sizeof note && note.magic == MH__FORKSERVER_MAGIC && note.kind == MH__NOTE_STANDBY && count == 1;
+    mh_forkserver *s = is_there ? create() : NULL;
+    if (!s) {
+        for (size_t i = 0; !err && i < count; i++)
+            mh__os_close(&fds[i]);
+        return mh__fail(MH_ERR_CLOSED, "the fork server's standby was not there yet");
+    }
+    s->pid = note.number;
+    s->pidfd = fds[0];
+    s->socket = old->standby;
+    old->standby = -1;
+    mh_forkserver_destroy(server);
+    *server = s;
+    return MH_OK;
+}
+
 /* Wait for the pidfd whatever signals come in. */
 static mh_err await_end(int pidfd, mh_deadline until)
 {
@@ -379,6 +418,8 @@ void mh_forkserver_destroy(mh_forkserver **out)
             (void)await_end(s->pidfd, mh_deadline_in(PATIENCE_NS));
         (void)mh__os_reap(s->pidfd, &end);
         mh__os_close(&s->socket);
+        if (s->standby >= 0)
+            mh__os_hang_up(s->standby);
     }
     mh__forkserver_release(s);
 }

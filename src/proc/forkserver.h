@@ -22,6 +22,7 @@ typedef enum mh__note_kind {
     MH__NOTE_STARTED = 1, /* number: pid; a descriptor: the pidfd */
     MH__NOTE_FAILED = 2,  /* number: mh_err; detail: errno or 0 */
     MH__NOTE_ENDED = 3,   /* number: exit code; detail: signal */
+    MH__NOTE_STANDBY = 5, /* on the standby's socket. number: pid; a descriptor: the pidfd */
     MH__NOTE_DETACH = 4,  /* from the starter: hanging up is no reason to kill it */
 } mh__note_kind;
 
@@ -34,5 +35,8 @@ typedef struct mh__note {
     uint32_t core;
 } mh__note;
 static_assert(sizeof(mh__note) == 20, "the same in both processes");
+
+/* Serve on `socket`; on `standby`, if that is not -1, a copy of this process does when it is needed. Takes both. */
+MH_NODISCARD mh_err mh__forkserver_serve(int socket, int standby, const mh_forkserver_child *child);
 
 #endif

@@ -38,6 +38,8 @@ typedef struct server {
     kid *spare;           /* forked ahead of need: it waits for its order at the other end of spare_socket. NULL: none */
     int spare_socket;
     bool wants_spare;     /* as soon as there is nothing else to do */
+    int standby;          /* on which a copy of this process will serve when this one was killed; -1: that is there, or not wanted */
+    mh_deadline standby_at;
 } server;
 
 /* What one request brought. */
@@ -159,6 +161,7 @@ static void forget_server(server *s)
     mh__os_close(&s->poller);
     mh__os_close(&s->starter);
     mh__os_close(&s->spare_socket);
+    mh__os_close(&s->standby);
     if (s->spare)
         mh__os_close(&s->spare->pidfd);
     for (at = s->kids.next; at != &s->kids; at = at->next) {
@@ -305,6 +308,39 @@ static void fork_spare(server *s)
     }
 }
 
+/* The process that serves when this one was killed: it has forked nobody, and runs nothing of anybody's until then. It watches the starter by
+ * itself. One try: without it, nobody replaces the server. */
+static void fork_standby(server *s)
+{
+    const mh__child_setup setup = {.keep_mask = true, .keep_handlers = true, .survive_parent = true};
+    int socket = s->standby;
+    bool in_child = false;
+    s->standby = -1;
+    kid *k = make_kid(-1);
+    mh_err err = k ? mh__fork_image(&setup, &k->pid, &k->pidfd, &in_child) : MH_ERR_NO_MEMORY;
+    if (in_child) {
+        forget_server(s);
+        mh__note note = {.kind = MH__NOTE_STANDBY, .number = mh__os_pid()};
+        int self;
+        if (!mh__os_pidfd_open(note.number, &self)) {
+            send_note(socket, note, &self);
+            mh__os_close(&self);
+            err = mh__forkserver_serve(socket, -1, s->child);
+        }
+        mh__os_exit_child(err ? 1 : 0);
+    }
+    mh__os_close(&socket);
+    if (err) {
+        if (k)
+            free_kid(k);
+        return;
+    }
+    k->detached = true;
+    mh__list_push_back(&s->kids, &k->node);
+    if (watch_end(s, k))
+        put_down(s, k);
+}
+
 /* The spare as the kid that `o` asks for; NULL: it takes a fork. */
 static kid *send_spare(server *s, const order *o)
 {
@@ -396,10 +432,11 @@ static mh_err serve_request(server *s)
 
 /* ---- the loop -------------------------------------------------------------------------------- */
 
-static mh_err open_server(server *s, int socket, const mh_forkserver_child *child)
+static mh_err open_server(server *s, int socket, int standby, const mh_forkserver_child *child)
 {
     int32_t starter;
-    *s = (server){.socket = socket, .poller = -1, .starter = -1, .child = child, .spare_socket = -1, .wants_spare = child->spare};
+    *s = (server){.socket = socket, .poller = -1, .starter = -1, .child = child, .spare_socket = -1, .wants_spare = child->spare,
+                  .standby = standby, .standby_at = mh_deadline_in(child->standby_ns)};
     mh__list_init(&s->kids);
     if (!mh__os_is_main_thread())
         return mh__fail(MH_ERR_INVALID, "a fork server serves from its process's main thread: its children would die with any other");
@@ -425,6 +462,7 @@ static void close_server(server *s)
     if (s->spare)
         put_down(s, s->spare);
     mh__os_close(&s->spare_socket);
+    mh__os_close(&s->standby);
     end_kids(s);
     mh__os_close(&s->poller);
     mh__os_close(&s->starter);
@@ -445,7 +483,7 @@ static mh_err handle(server *s, uint64_t tag)
     return MH_OK;
 }
 
-/* With nothing to do it makes a spare, if it is to have one. One event at a time: handling one may free the kid that the next is about. */
+/* With nothing to do it makes a spare and a standby, if it is to have them. One event at a time: handling one may free the kid that the next is about. */
 static mh_err next_event(server *s, uint64_t *tag)
 {
     size_t count;
@@ -455,13 +493,21 @@ static mh_err next_event(server *s, uint64_t *tag)
             return err;
         fork_spare(s);
     }
+    if (s->standby >= 0) {
+        mh_err err = mh__os_poller_wait(s->poller, tag, 1, &count, s->standby_at);
+        if (err != MH_ERR_TIMEOUT)
+            return err;
+        fork_standby(s);
+    }
     return mh__os_poller_wait(s->poller, tag, 1, &count, MH_FOREVER);
 }
 
-mh_err mh_forkserver_serve(int socket, const mh_forkserver_child *child)
+mh_err mh_forkserver_serve(int socket, const mh_forkserver_child *child) { return mh__forkserver_serve(socket, -1, child); }
+
+mh_err mh__forkserver_serve(int socket, int standby, const mh_forkserver_child *child)
 {
     server s;
-    mh_err err = open_server(&s, socket, child);
+    mh_err err = open_server(&s, socket, standby, child);
     while (!err) {
         uint64_t tag;
         err = next_event(&s, &tag);
