@@ -94,14 +94,17 @@ static mh__hello hello_for(const mh__hand *hand)
     return hello;
 }
 
+/* Its fork server is a program of its own, and not a copy of this process. */
+static bool has_program(const mh_pool *pool) { return pool->options.start == MH_START_FORKSERVER && pool->worker_argv; }
+
 mh_err mh__server_start(mh_pool *pool)
 {
     mh_forkserver_options o = {.child = {.entry = mh_worker_child, .ctx = &pool->options.worker, .ignore_interrupt = true}};
-    if (pool->options.start == MH_START_FORK) {
+    if (pool->options.start == MH_START_FORK)
         o.child.begin = mh__pool_leave;
+    if (!has_program(pool))
         o.child.standby_ns = STANDBY_NS;
-    }
-    if (pool->options.start == MH_START_FORKSERVER && pool->worker_argv) {
+    if (has_program(pool)) {
         o.argv = (const char *const *)pool->worker_argv;
         o.fds = pool->options.worker_fds;
         o.fd_count = pool->options.worker_fd_count;
@@ -120,7 +123,7 @@ static mh_err ask_server(mh__hand *hand, mh_bytes message, const int *fds)
 /* A process with threads is not forked: whatever they hold would be held in the workers for ever. */
 static mh_err replace_server(mh_pool *pool)
 {
-    if (pool->options.start != MH_START_FORK)
+    if (has_program(pool))
         return mh__server_start(pool);
     if (pool->server && !mh_forkserver_replace(&pool->server))
         return MH_OK;

@@ -302,8 +302,11 @@ void mh_pool_close(mh_pool *pool)
     if (mh__pool_check(pool))
         return;
     mh__pool_lock(pool);
-    if (pool->state == MH__POOL_OPEN)
+    if (pool->state == MH__POOL_OPEN) {
+        pool->now = mh_now();
+        mh__hands_want_all(pool); /* what workers do when they start and end is done by all, however soon this comes */
         pool->state = MH__POOL_CLOSED;
+    }
     mh__pool_unlock(pool);
 }
 
