@@ -52,10 +52,13 @@ static mh_err read_message(const mh_engine *e, const mh__parcel *p, mh__message 
     return err;
 }
 
-static void drop_invalid(mh_engine *e)
+/* One that is not valid. Without memory for it the engine ends: who sent it would wait for ever, and an end is noticed. */
+static void drop(mh_engine *e, mh_err err)
 {
     e->dropped++;
     mh__at_engine_log(e, "a message was dropped (%llu in all): %s", (unsigned long long)e->dropped, mh_err_detail());
+    if (err == MH_ERR_NO_MEMORY)
+        mh__at_engine_end(e, err);
 }
 
 static mh__request_kind kind_of(mh_bytes type)
@@ -393,8 +396,9 @@ void mh__at_engine_on_request(mh__socket *s, mh__parcel *p, void *ctx)
 {
     mh_engine *e = ctx;
     mh__waiting_request *job = NULL;
-    if (make_job(e, s, p, &job)) {
-        drop_invalid(e);
+    mh_err err = make_job(e, s, p, &job);
+    if (err) {
+        drop(e, err);
         return;
     }
     if (mh__at_engine_answer_holds(e, job)) {
@@ -415,8 +419,9 @@ void mh__at_engine_on_request(mh__socket *s, mh__parcel *p, void *ctx)
 void mh__at_engine_take_fast(mh_engine *e, mh__parcel *p, bool is_quiet)
 {
     mh__waiting_request *job = NULL;
-    if (make_job(e, NULL, p, &job)) {
-        drop_invalid(e);
+    mh_err err = make_job(e, NULL, p, &job);
+    if (err) {
+        drop(e, err);
         return;
     }
     job->is_quiet |= is_quiet && job->kind == MH__REQUEST_CALL;
@@ -610,8 +615,9 @@ static void answer_control(mh_engine *e, mh__socket *s, const mh__parcel *p, con
 static void queue_first(mh_engine *e, mh__socket *s, mh__parcel *p)
 {
     mh__waiting_request *job = NULL;
-    if (make_job(e, s, p, &job)) {
-        drop_invalid(e);
+    mh_err err = make_job(e, s, p, &job);
+    if (err) {
+        drop(e, err);
         return;
     }
     enqueue(e, job, true);
@@ -624,7 +630,7 @@ void mh__at_engine_on_control(mh__socket *s, mh__parcel *p, void *ctx)
     mh__message m;
     mh__header h;
     if (read_message(e, p, &m, &h)) {
-        drop_invalid(e);
+        drop(e, MH_ERR_CORRUPT);
         return;
     }
     for (size_t i = 0; i < sizeof controls / sizeof controls[0]; i++) {

@@ -75,6 +75,13 @@ static mh_err keep_unsent(mh_engine *e, mh__socket *to, mh__parcel **p)
 
 static bool is_away(mh_err err) { return err == MH_ERR_NOT_FOUND || err == MH_ERR_FULL; }
 
+/* Its client would wait for ever. An engine that ends is noticed, and what it had is tried again, or fails. */
+static void lose_reply(mh_engine *e, mh_err err)
+{
+    mh__at_engine_log(e, "a reply is lost: %s", mh_err_detail());
+    mh__at_engine_end(e, err);
+}
+
 /* Takes *p. Replies leave in their order. */
 static void send_reply(mh_engine *e, mh__socket *to, mh__parcel **p)
 {
@@ -84,7 +91,7 @@ static void send_reply(mh_engine *e, mh__socket *to, mh__parcel **p)
     if (is_away(err))
         err = keep_unsent(e, to, p);
     if (err)
-        mh__at_engine_log(e, "a reply is lost: %s", mh_err_detail());
+        lose_reply(e, err);
     mh__parcel_destroy(p);
 }
 
@@ -107,7 +114,7 @@ void mh__at_engine_send_unsent(void *ctx)
             return;
         }
         if (err)
-            mh__at_engine_log(e, "a reply is lost: %s", mh_err_detail());
+            lose_reply(e, err);
         drop_first(e);
     }
 }
@@ -360,7 +367,7 @@ void mh__at_engine_reply(mh_engine *e, mh__waiting_request *job, const mh__answe
     if (!err)
         err = build_reply(e, job, a, p, content, metadata);
     if (err)
-        mh__at_engine_log(e, "a reply is lost: %s", mh_err_detail());
+        lose_reply(e, err);
     else
         send_reply(e, job->from, &p);
     mh__parcel_destroy(&p);
