@@ -236,6 +236,7 @@ typedef struct mh_client_stats {
     uint64_t sent, received;
     uint64_t fast;                     /* of those sent: by the fast lane */
     bool has_fast_lane;                /* now */
+    uint64_t lent;                     /* requests whose large buffers (from 1 MiB on) went to the controller as memory, not as bytes */
     uint64_t refused, replayed;        /* badly signed or shaped; seen before: dropped */
     size_t out_bytes, out_count;       /* waiting to be sent */
     size_t in_bytes, in_count;         /* waiting to be taken */

@@ -291,6 +291,8 @@ static mh_err set_up(mh_client *c, const mh_client_options *o)
     if (!err)
         err = mh__lock_create(&c->lane_lock);
     if (!err)
+        err = mh__lents_create(&c->lents, false);
+    if (!err)
         err = mh_buf_create(&c->fast_out, 0);
     if (!err)
         err = mh__os_eventfd(&c->bell);
@@ -433,6 +435,7 @@ void mh_client_close(mh_client **at)
     mh__sign_key_destroy(&c->read_key);
     mh__cond_destroy(&c->changed);
     mh__lock_destroy(&c->lane_lock);
+    mh__lents_destroy(&c->lents);
     mh_buf_destroy(&c->fast_out);
     if (c->core) {
         mh__lock_take(c->lock);

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#define LENT_NS (60 * MH_SECOND) /* of requests with large buffers that were not answered so long, others do not wait for the answer */
 enum { LOOK_MS = 500, LANE_BYTES_MAX = 8 << 20 };
 
 /* ---- sending --------------------------------------------------------------------------------- */
@@ -114,6 +115,53 @@ bool mh__client_fast_flush(mh_client *c)
         all &= mh__lane_flush(c->lane);
     mh__lock_drop(c->lane_lock);
     return all;
+}
+
+/* With the lock. */
+static bool has_lent_room(mh_client *c)
+{
+    int64_t now = mh_now();
+    for (size_t i = 0; c->lent_count == MH__CLIENT_LENT_MAX && i < MH__CLIENT_LENT_MAX; i++)
+        if (c->lent[i].until <= now) {
+            c->lent[i].id[0] = 0;
+            c->lent_count--;
+        }
+    return c->lent_count < MH__CLIENT_LENT_MAX;
+}
+
+void mh__client_fast_lent(mh_client *c, const char *id)
+{
+    c->stats.lent++;
+    for (size_t i = 0; i < MH__CLIENT_LENT_MAX; i++)
+        if (!c->lent[i].id[0]) {
+            snprintf(c->lent[i].id, sizeof c->lent[i].id, "%s", id);
+            c->lent[i].until = mh_deadline_in(LENT_NS);
+            c->lent_count++;
+            break;
+        }
+}
+
+void mh__client_fast_answered(mh_client *c, mh_bytes id)
+{
+    mh__lock_take(c->lock);
+    for (size_t i = 0; c->lent_count && i < MH__CLIENT_LENT_MAX; i++)
+        if (c->lent[i].id[0] && mh__bytes_are(id, c->lent[i].id)) {
+            c->lent[i].id[0] = 0;
+            c->lent_count--;
+        }
+    mh__lock_drop(c->lock);
+}
+
+void mh__client_fast_lend(mh_client *c, const mh_client_request *r, mh__lent_offer *o)
+{
+    mh__lock_take(c->lane_lock);
+    mh__lock_take(c->lock);
+    bool can_lend = c->lane && c->can_lend && !c->is_closing && has_lent_room(c);
+    mh__lock_drop(c->lock);
+    for (size_t i = 0; can_lend && i < r->buffer_count; i++)
+        if (r->buffers[i].size >= MH__LENT_FROM && mh__lent_add(o, i, r->buffers[i], c->lane))
+            break;
+    mh__lock_drop(c->lane_lock);
 }
 
 /* ---- replies --------------------------------------------------------------------------------- */
@@ -346,7 +394,7 @@ static void leave_lane(mh_client *c)
     mh__lock_drop(c->lane_lock);
     mh__lock_take(c->lock);
     bool was_fast = c->is_fast;
-    c->is_fast = false;
+    c->is_fast = c->can_lend = false;
     size_t size = mh_buf_size(c->fast_out);
     c->out_bytes -= size;
     c->out_count -= c->fast_count;
@@ -375,7 +423,7 @@ static void on_end(mh__lane *l, const char *why, void *ctx)
 static void say_hello(mh_client *c)
 {
     mh__lock_take(c->lane_lock);
-    if (mh__lane_add(c->lane, &(mh__fast_record){.kind = MH__FAST_HELLO, .flags = MH__FAST_BRIEF, .ident_count = 1, .frame_count = 1,
+    if (mh__lane_add(c->lane, &(mh__fast_record){.kind = MH__FAST_HELLO, .flags = MH__FAST_BRIEF | MH__FAST_BORROWS, .ident_count = 1, .frame_count = 1,
                                                  .parts = {mh__text(c->session.id), mh__text(c->session.username)}}) == MH_OK)
         (void)mh__lane_flush(c->lane);
     mh__lock_drop(c->lane_lock);
@@ -395,6 +443,7 @@ static void be_welcome(mh_client *c, const mh__fast_record *r)
     mh__lock_take(c->lock);
     c->is_fast = true;
     c->is_brief = r->flags & MH__FAST_BRIEF;
+    c->can_lend = r->flags & MH__FAST_BORROWS;
     mh__lock_drop(c->lock);
     mh__client_fast_settle(c);
 }
@@ -402,9 +451,10 @@ static void be_welcome(mh_client *c, const mh__fast_record *r)
 static void on_record(mh__lane *l, const mh__fast_record *r, void *ctx)
 {
     mh_client *c = ctx;
-    (void)l;
     if (r->kind == MH__FAST_DONE)
         take_done(c, r);
+    else if (r->kind == MH__FAST_LEND)
+        mh__lents_take(c->lents, l, r);
     else if (r->kind == MH__FAST_REPLY)
         take_reply(c, r);
     else if (r->kind == MH__FAST_GREETING)

@@ -9,12 +9,14 @@
 #include "cluster/brief.h"
 #include "cluster/names.h"
 #include "net/lane.h"
+#include "net/lent.h"
 #include "net/sign.h"
 #include "net/socket.h"
 #include "os/thread.h"
 #include "wire/connection.h"
 #include "wire/replay.h"
 
+enum { MH__CLIENT_LENT_MAX = 16 };
 enum { MH__CLIENT_CHANNELS = MH_CLIENT_NOTIFICATION + 1 };
 
 /* A message on its way out. */
@@ -100,12 +102,19 @@ struct mh_client {
     mh__lock *lane_lock;
     mh__lane *lane;       /* set and closed by the client's thread, under lane_lock */
     mh__alarm lane_alarm;
+    mh__lents *lents;
     mh__fast_task *came[256]; /* replies in brief that were read, and are given to their calls together */
     size_t came_count;
 
     /* under lock */
     bool is_fast;         /* the controller takes tasks by the lane, .. */
     bool is_brief;        /* .. and in brief */
+    bool can_lend;        /* it takes large buffers by it */
+    struct {
+        char id[MH_CLIENT_ID_SIZE]; /* "": free */
+        mh_deadline until;          /* its reply won't come any more */
+    } lent[MH__CLIENT_LENT_MAX];    /* requests with large buffers that are under way */
+    size_t lent_count;
     bool is_lane_settled; /* it does, or did not say so soon: calls need not wait for it to keep their order */
     mh_buf *fast_out;     /* records that wait for it */
     size_t fast_count;    /* how many */
@@ -181,6 +190,10 @@ mh_err mh__client_fast_put(mh_client *c, const mh_client_request *r, char id[MH_
 /* Without the lock: hand what waits to the lane. False: it has no room for all of it. threads: any. */
 bool mh__client_fast_flush(mh_client *c);
 
+/* Pass large buffers by the lane, as long as few requests with such are not answered. `o` says which. threads: any; without the lock. */
+void mh__client_fast_lend(mh_client *c, const mh_client_request *r, mh__lent_offer *o);
+void mh__client_fast_lent(mh_client *c, const char *id);          /* with this request; with the lock */
+void mh__client_fast_answered(mh_client *c, mh_bytes id);         /* which has its reply */
 /* The message of a reply in brief. errors: NO_MEMORY; CORRUPT. */
 mh_err mh__client_fast_see(mh_client_channel which, const mh__fast_task *t, mh_bytes id, mh__received **out);
 

@@ -721,6 +721,51 @@ static void both_lanes_serve_the_same_engines(void **state)
     stop(&k);
 }
 
+/* Whoever of them has a lane: the bytes are the same, and only with lanes on both sides of the controller none are copied through it. */
+static void large_buffers_are_lent(void **state)
+{
+    (void)state;
+    enum { SIZE = (3 << 20) + 5 };
+    cluster k;
+    mh_client_stats stats;
+    char *bytes = malloc(SIZE);
+    start(&k);
+    start_engine(&k);
+    assert_non_null(bytes);
+    for (int i = 0; i < SIZE; i++)
+        bytes[i] = (char)(i * 7 + i / 251);
+    for (int i = 0; i < 2; i++) {
+        mh_client *c = open_client(&k, (mh_client_options){.no_fast_lane = i == 1});
+        mh_balanced_view *balanced = NULL;
+        mh_direct_view *direct = NULL;
+        mh_client_future *f[2] = {NULL};
+        mh_client_result r;
+        await_count(c, 1);
+        assert_ok(mh_client_balanced_view(c, NULL, &balanced));
+        assert_ok(mh_client_direct_view(c, NULL, 0, &direct));
+        assert_ok(mh_balanced_view_submit(balanced, "reverse", (mh_bytes){bytes, SIZE}, NULL, &f[0]));
+        assert_ok(mh_direct_view_apply(direct, "reverse", (mh_bytes){bytes, SIZE}, &f[1]));
+        for (int j = 0; j < 2; j++) {
+            assert_ok(mh_client_future_result(f[j], soon(), &r));
+            assert_ok(r.err);
+            assert_int_equal(r.value.size, SIZE);
+            for (int b = 0; b < SIZE; b++)
+                if (((const char *)r.value.data)[b] != bytes[SIZE - 1 - b])
+                    fail_msg("byte %d", b);
+        }
+        mh_client_stats_read(c, &stats);
+        assert_int_equal(stats.lent, i == 0 ? 2 : 0);
+        mh_client_close(&c); /* what was lent outlives it */
+        assert_int_equal(((const char *)r.value.data)[0], bytes[SIZE - 1]);
+        for (int j = 0; j < 2; j++)
+            mh_client_future_release(&f[j]);
+        mh_balanced_view_destroy(&balanced);
+        mh_direct_view_destroy(&direct);
+    }
+    free(bytes);
+    stop(&k);
+}
+
 /* Cut this process's own fast lane to the controller. */
 static int cut_lane(const cluster *k)
 {
@@ -1202,6 +1247,7 @@ int main(void)
         cmocka_unit_test(the_end_of_an_engine_or_a_client_ends_calls),
         cmocka_unit_test(calls_outlive_a_controller_or_are_told_lost),
         cmocka_unit_test(both_lanes_serve_the_same_engines),
+        cmocka_unit_test(large_buffers_are_lent),
         cmocka_unit_test(a_lane_that_ends_is_left_and_found_again),
         cmocka_unit_test(what_waits_behind_a_long_task_moves),
         cmocka_unit_test(what_is_not_right_is_dropped_and_counted),

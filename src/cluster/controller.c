@@ -55,14 +55,15 @@ void mh__controller_fail(mh_controller *c, mh_err err)
  * four JSON texts can be cut in one way only. It must be stopped before its signature is remembered, or it would keep out the original. */
 static mh_err check_frames(mh__incoming *in)
 {
-    static const char *const keys[] = {"x_ack"};
-    mh__json v;
+    static const char *const keys[] = {"x_ack", "x_lent"};
+    mh__json v, got[2];
     mh_err err = mh__json_check(in->m.parent, &v);
     in->wants_ack = false;
     if (!err)
-        err = mh__json_pick(in->m.metadata, keys, 1, &v);
+        err = mh__json_pick(in->m.metadata, keys, 2, got);
+    in->is_lent = !err && mh__json_kind_of(got[1]) != MH__JSON_ABSENT;
     if (!err)
-        mh__json_bool(v, &in->wants_ack);
+        mh__json_bool(got[0], &in->wants_ack);
     return err ? err : mh__json_check(in->m.content, &v);
 }
 
@@ -79,7 +80,7 @@ static mh_err admit_once(mh_controller *c, mh__channel channel, const mh__incomi
     return err;
 }
 
-bool mh__controller_admit(mh_controller *c, mh__channel channel, const mh__parcel *p, mh__incoming *in)
+bool mh__controller_admit(mh_controller *c, mh__channel channel, mh__parcel *p, mh__incoming *in)
 {
     c->stats.messages++;
     mh_err err = mh__message_split(mh__parcel_frames(p), mh__parcel_count(p), &in->m);
@@ -103,6 +104,8 @@ bool mh__controller_admit(mh_controller *c, mh__channel channel, const mh__parce
                 mh_err_detail());
         return false;
     }
+    if (in->is_lent)
+        mh__fast_claim(c, channel, p, in);
     return true;
 }
 

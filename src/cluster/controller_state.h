@@ -209,8 +209,9 @@ typedef struct mh__incoming {
     mh__header header;
     size_t at;      /* of the delimiter */
     bool wants_ack; /* metadata x_ack: tell when it is on the disk */
+    bool is_lent;   /* metadata x_lent: some of its buffers came by a fast lane (net/lent.h) */
 } mh__incoming;
-bool mh__controller_admit(mh_controller *c, mh__channel channel, const mh__parcel *p, mh__incoming *in);
+bool mh__controller_admit(mh_controller *c, mh__channel channel, mh__parcel *p, mh__incoming *in);
 /* The same for one whose lane has shown already who wrote it, and that it came once. */
 bool mh__controller_admit_fast(mh_controller *c, const mh__parcel *p, mh__incoming *in);
 
@@ -413,6 +414,10 @@ bool mh__fast_send(mh_controller *c, mh__channel channel, mh__parcel *p);
 /* Send a task in brief to its engine, and its result in brief to its client; false: as a message, then. */
 bool mh__fast_assign(mh_controller *c, mh__job *r, mh__engine *e);
 bool mh__fast_answer(mh_controller *c, const mh__job *r);
+/* Put buffers that came by the sender's lane into a message of the stock lane. What can't be found stays empty: who reads it tells. */
+void mh__fast_claim(mh_controller *c, mh__channel channel, mh__parcel *p, const mh__incoming *in);
+/* The other way: p without the buffers that its receiver gets by its lane. NULL: p is to be sent as it is. */
+mh__parcel *mh__fast_lend(mh_controller *c, mh__channel channel, const mh__parcel *p);
 /* Its answer is not waited for any more. */
 void mh__fast_let_go(mh_controller *c, mh__job *r);
 /* Messages that came by a fast lane bear no signature: give p one before it goes to a stock peer. errors: NO_MEMORY. */

@@ -383,6 +383,8 @@ static mh_err set_up(mh_engine *e, const mh_engine_options *o)
         err = make_identity(e);
     if (!err)
         err = mh__parcel_create(&e->lane_in);
+    if (!err)
+        err = mh__lents_create(&e->lents, false);
     for (int i = 0; i < 2 && !err; i++)
         err = mh_buf_create(&e->texts[i], 0);
     if (!err)
@@ -490,6 +492,7 @@ void mh_engine_destroy(mh_engine **e)
     mh_buf_destroy(&gone->texts[0]);
     mh_buf_destroy(&gone->texts[1]);
     mh__parcel_destroy(&gone->lane_in);
+    mh__lents_destroy(&gone->lents);
     mh__free(gone->aborted);
     mh__free(gone);
     *e = NULL;

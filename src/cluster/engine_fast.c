@@ -22,7 +22,7 @@ static void on_end(mh__lane *l, const char *why, void *ctx)
 
 static void say_hello(mh_engine *e)
 {
-    if (mh__lane_add(e->lane, &(mh__fast_record){.kind = MH__FAST_HELLO, .flags = MH__FAST_ENGINE | MH__FAST_BRIEF, .ident_count = 1, .parts = {mh__text(e->uuid)}}) == MH_OK)
+    if (mh__lane_add(e->lane, &(mh__fast_record){.kind = MH__FAST_HELLO, .flags = MH__FAST_ENGINE | MH__FAST_BRIEF | MH__FAST_BORROWS, .ident_count = 1, .parts = {mh__text(e->uuid)}}) == MH_OK)
         (void)mh__lane_flush(e->lane);
 }
 
@@ -65,13 +65,19 @@ static void take_revoke(mh_engine *e, const mh__fast_record *r)
         mh__at_engine_log(e, "an answer to the controller is lost: %s", mh_err_detail());
 }
 
+static void be_welcome(mh_engine *e, const mh__fast_record *r)
+{
+    e->is_lane_welcome = true;
+    e->can_lend = r->flags & MH__FAST_BORROWS;
+}
+
 static void on_record(mh__lane *l, const mh__fast_record *r, void *ctx)
 {
     mh_engine *e = ctx;
-    (void)l;
     switch (r->kind) {
     case MH__FAST_GREETING: say_hello(e); break;
-    case MH__FAST_WELCOME: e->is_lane_welcome = true; break;
+    case MH__FAST_WELCOME: be_welcome(e, r); break;
+    case MH__FAST_LEND: mh__lents_take(e->lents, l, r); break;
     case MH__FAST_REQUEST: take_request(e, r); break;
     case MH__FAST_TASK: take_brief(e, r); break;
     case MH__FAST_REVOKE: take_revoke(e, r); break;

@@ -392,6 +392,29 @@ void mh__at_engine_next(mh_engine *e)
     hold_back(e);
 }
 
+/* Large buffers came by the fast lane, before the message. */
+static mh_err claim(mh_engine *e, mh__waiting_request *job)
+{
+    mh_err err = mh__lents_claim(e->lents, e->lane, job->message.metadata, job->parcel, job->message.ident_count + MH__FRAMES_SIGNED);
+    job->bytes = mh__parcel_bytes(job->parcel);
+    return err;
+}
+
+static void refuse_job(mh_engine *e, mh__waiting_request *job)
+{
+    mh_buf *content = NULL;
+    mh__at_engine_log(e, "a request can't be run: %s", mh_err_detail());
+    mh_err err = mh_buf_create(&content, 0);
+    if (!err)
+        err = mh__answer_write_error(content, "EngineError", mh__text(mh_err_detail()));
+    if (!err) {
+        mh__at_engine_reply(e, job, &(mh__answer){.content = {mh_buf_data(content), mh_buf_size(content)}, .is_met = true});
+        publish_status(e, job, "idle");
+    }
+    mh_buf_destroy(&content);
+    free_job(&job);
+}
+
 void mh__at_engine_on_request(mh__socket *s, mh__parcel *p, void *ctx)
 {
     mh_engine *e = ctx;
@@ -403,6 +426,10 @@ void mh__at_engine_on_request(mh__socket *s, mh__parcel *p, void *ctx)
     }
     if (mh__at_engine_answer_holds(e, job)) {
         free_job(&job);
+        return;
+    }
+    if (mh__lent_is_named(job->message.metadata) && claim(e, job)) {
+        refuse_job(e, job);
         return;
     }
     if (e->verbose)

@@ -233,10 +233,34 @@ static mh_err write_content(const mh_engine *e, const mh__waiting_request *job, 
     return mh__json_finish(&o);
 }
 
+/* Large buffers go by the fast lane. Whether any does. */
+static bool offer_buffers(mh_engine *e, const mh__answer *a, mh__lent_offer *o)
+{
+    for (size_t i = 0; e->lane && e->is_lane_welcome && e->can_lend && i < a->buffer_count; i++)
+        if (a->buffers[i].size >= MH__LENT_FROM && mh__lent_add(o, i, a->buffers[i], e->lane))
+            break;
+    return o->count;
+}
+
+static mh_err note_offer(const mh__lent_offer *o, mh_buf *metadata)
+{
+    mh_buf *with = NULL;
+    mh_err err = mh_buf_create(&with, 0);
+    if (!err)
+        err = mh__lent_write(o, (mh_bytes){mh_buf_data(metadata), mh_buf_size(metadata)}, with);
+    if (!err)
+        err = mh_buf_resize(metadata, 0);
+    if (!err)
+        err = mh_buf_append(metadata, (mh_bytes){mh_buf_data(with), mh_buf_size(with)});
+    mh_buf_destroy(&with);
+    return err;
+}
+
 static mh_err build_reply_of(mh_engine *e, const mh__waiting_request *job, const mh__answer *a, mh__parcel *p, mh_buf *content, mh_buf *metadata)
 {
     const char *const keys[] = {"status"};
     mh__json status;
+    mh__lent_offer offer = {0};
     char type[TYPE_SIZE];
     mh_err err = mh__json_pick(a->content, keys, 1, &status);
     if (!err)
@@ -245,6 +269,8 @@ static mh_err build_reply_of(mh_engine *e, const mh__waiting_request *job, const
         err = write_content(e, job, a->content, status, content);
     if (!err)
         err = write_metadata(e, job, status, a->is_met, metadata);
+    if (!err && offer_buffers(e, a, &offer))
+        err = note_offer(&offer, metadata);
     if (!err)
         err = mh__parcel_share(p, job->parcel, 0, job->message.ident_count);
     if (!err)
@@ -253,6 +279,8 @@ static mh_err build_reply_of(mh_engine *e, const mh__waiting_request *job, const
                                             .content = {mh_buf_data(content), mh_buf_size(content)}});
     if (!err)
         err = lend(p, a->buffers, a->buffer_count, a->hold);
+    for (size_t i = 0, first = mh__parcel_count(p) - a->buffer_count; i < offer.count && !err; i++)
+        mh__parcel_blank(p, first + offer.index[i]);
     return err;
 }
 

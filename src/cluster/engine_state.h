@@ -7,6 +7,7 @@
 #include "cluster/executor.h"
 #include "manyhands/engine.h"
 #include "net/lane.h"
+#include "net/lent.h"
 #include "net/sign.h"
 #include "net/socket.h"
 #include "wire/connection.h"
@@ -85,7 +86,8 @@ struct mh_engine {
 
     /* the fast lane: engine_fast.c */
     mh__lane *lane;
-    bool is_lane_welcome;
+    bool is_lane_welcome, can_lend;
+    mh__lents *lents;
     mh__alarm lane_alarm;
     mh__parcel *lane_in; /* what a record becomes */
     mh_buf *texts[2];    /* for building replies */

@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "base/number.h"
 #include "net/lane.h"
+#include "net/lent.h"
 #include "os/fd.h"
 #include "os/file.h"
 #include "os/unix.h"
@@ -20,6 +21,7 @@
 #include <string.h>
 
 enum {
+    LENT_TO_ENGINE = 16, /* requests that wait at an engine: it gets buffers of more as bytes, for which sockets have a bound */
     PEERS_MAX = 1024,   /* connections; who comes when there are more uses the stock lane */
     TASKS_FIRST = 2,    /* that an engine may hold before it is known how long they take it; */
     TASKS_MAX = 1024,   /* and as long as they take QUEUE_NS together. What waits there too long is asked back (MH_SCHED_REVOKE) */
@@ -36,7 +38,7 @@ typedef struct mh__fast_peer {
     mh__lane *lane;
     mh__name name;       /* clients: in fast->clients */
     mh__engine *engine;  /* engines */
-    bool is_client, is_dirty, is_brief; /* is_brief: it understands TASK and DONE */
+    bool is_client, is_dirty, is_brief, borrows; /* is_brief: it understands TASK and DONE; borrows: and LEND */
     mh__list dirty;
     char identity[MH__WIRE_ID_MAX + 1];
     char user[MH__FAST_USER_MAX + 1];
@@ -55,6 +57,7 @@ typedef struct mh__fast {
     mh__names clients;
     mh__parcel *in; /* what a record becomes */
     mh__alarm orphans;
+    mh__lents *lents;
     slot *slots; /* the first is not used */
     uint32_t slot_count, slot_capacity, first_free;
 } mh__fast;
@@ -148,6 +151,7 @@ static void agree_on_brief(mh__fast_peer *p, const mh__fast_record *r)
 {
     mh_bytes user = r->frame_count ? r->parts[r->ident_count] : (mh_bytes){"", 0};
     p->is_brief = r->flags & MH__FAST_BRIEF;
+    p->borrows = r->flags & MH__FAST_BORROWS;
     if (p->engine)
         return;
     p->is_brief &= mh__fast_is_plain(user, MH__FAST_USER_MAX) && mh__fast_is_plain(p->name.key, MH__FAST_CLIENT_MAX);
@@ -158,7 +162,7 @@ static void agree_on_brief(mh__fast_peer *p, const mh__fast_record *r)
 static void welcome(mh__fast_peer *p, const mh__fast_record *r)
 {
     agree_on_brief(p, r);
-    p->is_dirty = mh__lane_add(p->lane, &(mh__fast_record){.kind = MH__FAST_WELCOME, .flags = p->is_brief ? MH__FAST_BRIEF : 0}) == MH_OK;
+    p->is_dirty = mh__lane_add(p->lane, &(mh__fast_record){.kind = MH__FAST_WELCOME, .flags = (p->controller->session.is_strict ? 0 : MH__FAST_BORROWS) | /* whose buffers are signed */ (p->is_brief ? MH__FAST_BRIEF : 0)}) == MH_OK;
     (void)mh__lane_flush(p->lane);
 }
 
@@ -339,7 +343,6 @@ static void take_revoked(mh__fast_peer *p, const mh__fast_record *r)
 static void on_record(mh__lane *l, const mh__fast_record *r, void *ctx)
 {
     mh__fast_peer *p = ctx;
-    (void)l;
     switch (r->kind) {
     case MH__FAST_HELLO: take_hello(p, r); break;
     case MH__FAST_REQUEST: take_request(p, r); break;
@@ -347,8 +350,39 @@ static void on_record(mh__lane *l, const mh__fast_record *r, void *ctx)
     case MH__FAST_REVOKED: take_revoked(p, r); break;
     case MH__FAST_TASK: take_brief(p, r); break;
     case MH__FAST_DONE: take_done(p, r); break;
+    case MH__FAST_LEND: mh__lents_take(p->controller->fast->lents, l, r); break;
     default: p->controller->stats.refused++; break;
     }
+}
+
+/* ---- large buffers --------------------------------------------------------------------------- */
+
+static mh__fast_peer *find_peer(const mh_controller *c, mh__channel channel, mh_bytes identity)
+{
+    bool is_client = channel == MH__CH_MUX_IN || channel == MH__CH_TASK_IN, is_engine = channel == MH__CH_MUX_OUT || channel == MH__CH_TASK_OUT;
+    mh__engine *e = c->fast && is_engine ? mh__engine_find(c, identity) : NULL;
+    return e ? e->fast : c->fast && is_client ? find_client(c, identity) : NULL;
+}
+
+void mh__fast_claim(mh_controller *c, mh__channel channel, mh__parcel *p, const mh__incoming *in)
+{
+    mh__fast_peer *peer = in->at && !c->session.is_strict ? find_peer(c, channel, in->m.idents[0]) : NULL;
+    mh_err err = peer ? mh__lents_claim(c->fast->lents, peer->lane, in->m.metadata, p, in->at + MH__FRAMES_SIGNED)
+                      : mh__fail(MH_ERR_NOT_FOUND, "its sender has no fast lane");
+    if (err)
+        mh__log(c, MH_LOG_WARNING, "buffers of message %.*s are missing: %s", (int)in->header.msg_id.size, (const char *)in->header.msg_id.data,
+                mh_err_detail());
+}
+
+mh__parcel *mh__fast_lend(mh_controller *c, mh__channel channel, const mh__parcel *p)
+{
+    mh__parcel *lean = NULL;
+    if (c->session.is_strict || mh__parcel_bytes(p) < MH__LENT_FROM)
+        return NULL;
+    mh__fast_peer *peer = find_peer(c, channel, mh__parcel_frames(p)[0]);
+    if (!peer || !peer->borrows || (peer->engine && peer->engine->queue_count + peer->engine->task_count > LENT_TO_ENGINE) || mh__lents_pass_on(c->fast->lents, p, peer->lane, &lean))
+        return NULL;
+    return lean;
 }
 
 /* ---- messages become records ----------------------------------------------------------------- */
@@ -521,6 +555,8 @@ static mh_err set_up(mh_controller *c, mh__fast *f)
         return mh__fail(MH_ERR_TOO_LARGE, "the folder's path is relative or too long");
     mh_err err = mh__parcel_create(&f->in);
     if (!err)
+        err = mh__lents_create(&f->lents, true);
+    if (!err)
         err = mh__os_unix_listen(&f->listener, path);
     if (!err)
         err = mh__loop_add_fd(c->loop, f->listener, on_connection, c);
@@ -567,6 +603,7 @@ void mh__fast_close(mh_controller *c)
     }
     mh__parcel_destroy(&f->in);
     mh__free(f->slots);
+    mh__lents_destroy(&f->lents);
     mh__names_fini(&f->clients);
     mh__free(f);
     c->fast = NULL;

@@ -150,9 +150,13 @@ void mh__outbox_send(mh_controller *c, mh__channel channel, mh__parcel *p)
         return;
     }
     outbox *b = is_routed ? find(c, channel, identity) : NULL;
-    mh_err err = b ? MH_ERR_FULL : mh__socket_send(c->sockets[channel], p);
-    if (!err)
+    mh__parcel *lean = b ? NULL : mh__fast_lend(c, channel, p);
+    mh_err err = b ? MH_ERR_FULL : mh__socket_send(c->sockets[channel], lean ? lean : p);
+    mh__parcel_destroy(&lean);
+    if (!err) {
+        mh__parcel_clear(p);
         return;
+    }
     if (!is_routed || (err != MH_ERR_FULL && !(err == MH_ERR_NOT_FOUND && may_come(c, channel, identity, b)))) {
         drop(c, p, err == MH_ERR_NOT_FOUND ? "no such peer" : mh_err_text(err));
         return;

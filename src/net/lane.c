@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-enum { READ_BYTES = 64 << 10, READS_IN_ROUND = 4, RETRY_US = 200, KEEP_BYTES = 1 << 20 };
+enum { READ_BYTES = 64 << 10, READS_IN_ROUND = 4, RETRY_US = 200, KEEP_BYTES = 1 << 20, FDS_MAX = 16 };
 #define WAITING_MAX ((size_t)64 << 20)
 
 /* Bytes at [begin, end) of `at`. */
@@ -31,6 +31,8 @@ struct mh__lane {
     bytes out;        /* finished frames that the socket has not taken, then the frame being built */
     size_t open_at;   /* where the frame being built begins, with its head; == out.end: none is */
     mh__alarm retry;
+    int fds[FDS_MAX]; /* that came, and belong to records that are still to be taken, in their order */
+    size_t fd_count;
 };
 
 /* ---- bytes ----------------------------------------------------------------------------------- */
@@ -146,6 +148,27 @@ bool mh__lane_flush(mh__lane *l)
     return true;
 }
 
+/* Nothing waits before it then, and of its own frame the socket has taken a first byte, and with it the descriptor. */
+mh_err mh__lane_pass(mh__lane *l, const mh__fast_record *r, int fd)
+{
+    size_t count = 0;
+    if (!l->is_greeted || !mh__lane_flush(l))
+        return MH_ERR_FULL;
+    mh_err err = mh__lane_add(l, r);
+    if (err)
+        return err;
+    finish_frame(l);
+    err = mh__os_unix_write_fd(l->fd, (mh_bytes){l->out.at + l->out.begin, l->out.end - l->out.begin}, fd, &count);
+    if (err) { /* as if it had never been there */
+        l->out.begin = l->out.end = l->open_at = 0;
+        l->written--;
+        return err;
+    }
+    l->out.begin += count;
+    (void)mh__lane_flush(l);
+    return MH_OK;
+}
+
 static void retry(void *ctx) { (void)mh__lane_flush(ctx); }
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -214,8 +237,35 @@ static mh_err take_frames(mh__lane *l)
     return err;
 }
 
+int mh__lane_take_fd(mh__lane *l)
+{
+    if (!l->fd_count)
+        return -1;
+    int fd = l->fds[0];
+    memmove(l->fds, l->fds + 1, --l->fd_count * sizeof *l->fds);
+    return fd;
+}
+
+static mh_err read_some(mh__lane *l, size_t room, size_t *count)
+{
+    int fds[MH__OS_UNIX_FDS];
+    size_t fd_count;
+    mh_err err = mh__os_unix_read_fds(l->fd, l->in.at + l->in.end, room, count, fds, &fd_count);
+    for (size_t i = 0; i < fd_count; i++) {
+        if (l->fd_count < FDS_MAX) {
+            l->fds[l->fd_count++] = fds[i];
+            continue;
+        }
+        mh__os_close(&fds[i]);
+        err = mh__fail(MH_ERR_CORRUPT, "fast lane: more descriptors than records that they belong to");
+    }
+    return err;
+}
+
 static void destroy(mh__lane *l)
 {
+    for (int fd; (fd = mh__lane_take_fd(l)) >= 0;)
+        mh__os_close(&fd);
     mh__os_close(&l->fd);
     mh__sign_key_destroy(&l->write_key);
     mh__sign_key_destroy(&l->read_key);
@@ -224,18 +274,22 @@ static void destroy(mh__lane *l)
     mh__free(l);
 }
 
-static void on_readable(int fd, void *ctx)
+/* A few reads; whether they brought anything, and the lane is still there. */
+static bool read_round(mh__lane *l)
 {
-    mh__lane *l = ctx;
     mh_err err = MH_OK;
+    size_t total = 0;
+    if (l->is_dispatching || l->is_ended || l->is_paused)
+        return false;
     l->is_dispatching = true;
     for (int i = 0; i < READS_IN_ROUND && !err && !l->is_closed && !l->is_ended && !l->is_paused; i++) {
         size_t count = 0;
         err = make_room(&l->in, READ_BYTES);
         size_t room = l->in.capacity - l->in.end;
         if (!err)
-            err = mh__os_unix_read(fd, l->in.at + l->in.end, room, &count);
+            err = read_some(l, room, &count);
         l->in.end += count;
+        total += count;
         if (!err)
             err = take_frames(l);
         if (!err && count < room)
@@ -246,11 +300,22 @@ static void on_readable(int fd, void *ctx)
     if (err && err != MH_ERR_EMPTY && !l->is_closed)
         end(l, err == MH_ERR_CLOSED ? "it was closed" : mh_err_detail());
     l->is_dispatching = false;
-    if (l->is_closed)
+    if (l->is_closed) {
         destroy(l);
-    else if (l->in.begin == l->in.end)
+        return false;
+    }
+    if (l->in.begin == l->in.end)
         let_go(&l->in);
+    return total && !l->is_ended;
 }
+
+static void on_readable(int fd, void *ctx)
+{
+    (void)fd;
+    (void)!read_round(ctx);
+}
+
+bool mh__lane_read(mh__lane *l) { return read_round(l); }
 
 void mh__lane_pause(mh__lane *l, bool is_paused)
 {

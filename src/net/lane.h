@@ -39,6 +39,13 @@ void mh__lane_close(mh__lane **l);
 MH_NODISCARD mh_err mh__lane_add(mh__lane *l, const mh__fast_record *r);
 /* The same with records that are written already (mh__fast_write), whole. */
 MH_NODISCARD mh_err mh__lane_add_written(mh__lane *l, mh_bytes records);
+/* Write a record at once, with a descriptor (borrowed): its reader has both as soon as this has returned OK. errors: FULL there is no room now, and nothing was
+ * written; CLOSED; TOO_LARGE; NO_MEMORY. */
+MH_NODISCARD mh_err mh__lane_pass(mh__lane *l, const mh__fast_record *r, int fd);
+/* In on_record: the descriptor that came with a record; -1: none did. owns: the caller. */
+int mh__lane_take_fd(mh__lane *l);
+/* Read some of what has come, now; the loop's thread. False: there was nothing, or the lane is no more. */
+bool mh__lane_read(mh__lane *l);
 /* Write what waits. False: some of it still does, for want of room. */
 bool mh__lane_flush(mh__lane *l);
 size_t mh__lane_waiting(const mh__lane *l);

@@ -1,5 +1,6 @@
 /* Fast lanes over a pair of sockets: records both ways, and peers that say what is not valid. */
 #include "net/lane.h"
+#include "net/lent.h"
 #include "os/fd.h"
 #include "os/file.h"
 #include "os/unix.h"
@@ -9,6 +10,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -178,6 +180,102 @@ static void what_is_not_valid_ends_the_lane(void **state)
     }
 }
 
+/* ---- descriptors ----------------------------------------------------------------------------- */
+
+typedef struct borrower {
+    side side;
+    mh__lents *lents;
+} borrower;
+
+static void on_lent(mh__lane *l, const mh__fast_record *r, void *ctx)
+{
+    borrower *b = ctx;
+    b->side.greetings += r->kind == MH__FAST_GREETING;
+    b->side.records += r->kind != MH__FAST_GREETING;
+    if (r->kind == MH__FAST_LEND)
+        mh__lents_take(b->lents, l, r);
+}
+
+static int count_fds(void)
+{
+    int count = 0;
+    for (int fd = 0; fd < 1024; fd++)
+        count += fcntl(fd, F_GETFD) >= 0;
+    return count;
+}
+
+static mh__parcel *message_of(size_t buffers)
+{
+    mh__parcel *p = NULL;
+    assert_ok(mh__parcel_create(&p));
+    for (size_t i = 0; i < 1 + buffers; i++)
+        assert_ok(mh__parcel_add(p, i ? (mh_bytes){"", 0} : text("head")));
+    return p;
+}
+
+/* What was lent is mapped where it is named, once; passed on by who passes on; and whoever names what is not there, or sends what could change, gets nothing. */
+static void buffers_are_lent(void **state)
+{
+    (void)state;
+    enum { SIZE = MH__LENT_FROM + 3 };
+    static char bytes[SIZE];
+    mh__loop *loop = NULL;
+    side a;
+    borrower b = {0};
+    mh__lent_offer o = {0}, other = {0};
+    mh__parcel *p = message_of(2), *lean = NULL;
+    mh_buf *metadata = NULL;
+    uint8_t key[MH__FAST_KEY_SIZE] = "0123456789abcdef";
+    int fds[2], open_before = count_fds(), loose = -1;
+    bytes[SIZE - 1] = 'z';
+    assert_ok(mh__loop_create(&loop));
+    make_pair(fds);
+    open_side(&a, loop, &fds[0], true, "key");
+    assert_ok(mh__lents_create(&b.lents, true));
+    assert_ok(mh__lane_open(&b.side.lane, loop, &fds[1], &(mh__lane_options){.key = text("key"), .on_record = on_lent, .on_end = on_end, .ctx = &b}));
+    while (!b.side.greetings)
+        turn(loop);
+    assert_ok(mh__lent_add(&o, 1, (mh_bytes){bytes, SIZE}, a.lane));
+    assert_ok(mh_buf_create(&metadata, 0));
+    assert_ok(mh__lent_write(&o, text("{\"a\":1}"), metadata));
+    mh_bytes said = {mh_buf_data(metadata), mh_buf_size(metadata)};
+    assert_true(mh__lent_is_named(said));
+    assert_false(mh__lent_is_named(text("{\"a\":1}")));
+    assert_ok(mh__lents_claim(b.lents, b.side.lane, said, p, 1)); /* reads the lane itself */
+    assert_int_equal(mh__parcel_frames(p)[2].size, SIZE);
+    assert_int_equal(((const char *)mh__parcel_frames(p)[2].data)[SIZE - 1], 'z');
+    assert_int_equal(mh__parcel_frames(p)[1].size, 0);
+    assert_ok(mh__lents_claim(b.lents, b.side.lane, said, p, 1)); /* it is there */
+    assert_ok(mh__lents_pass_on(b.lents, p, b.side.lane, &lean));
+    assert_non_null(lean);
+    assert_int_equal(mh__parcel_frames(lean)[2].size, 0);
+    assert_int_equal(mh__parcel_frames(p)[2].size, SIZE);
+    mh__parcel_destroy(&lean);
+    mh__parcel_destroy(&p);
+
+    p = message_of(2);
+    assert_err(mh__lents_claim(b.lents, b.side.lane, said, p, 1), MH_ERR_NOT_FOUND); /* once */
+    assert_err(mh__lents_claim(b.lents, b.side.lane, said, p, 2), MH_ERR_CORRUPT);   /* no such buffer */
+    assert_err(mh__lents_claim(b.lents, b.side.lane, text("{\"x_lent\":[[0]]}"), p, 1), MH_ERR_CORRUPT);
+    assert_err(mh__lents_claim(b.lents, b.side.lane, text("{\"x_lent\":[[-1,\"00\"]]}"), p, 1), MH_ERR_CORRUPT);
+    loose = memfd_create("loose", MFD_CLOEXEC | MFD_ALLOW_SEALING); /* could be cut while it is read */
+    assert_int_equal(ftruncate(loose, SIZE), 0);
+    assert_ok(mh__lane_pass(a.lane, &(mh__fast_record){.kind = MH__FAST_LEND, .ident_count = 1, .parts = {{key, sizeof key}}}, loose));
+    close(loose);
+    assert_err(mh__lents_claim(b.lents, b.side.lane, text("{\"x_lent\":[[0,\"30313233343536373839616263646566\"]]}"), p, 1), MH_ERR_NOT_FOUND);
+    assert_ok(mh__lent_add(&other, 0, (mh_bytes){bytes, SIZE}, a.lane)); /* named by nobody */
+    while (b.side.records < 3)
+        turn(loop);
+    mh__parcel_destroy(&p);
+    mh_buf_destroy(&metadata);
+    mh__lane_close(&a.lane);
+    while (!b.side.ends)
+        turn(loop);
+    mh__lents_destroy(&b.lents);
+    mh__loop_destroy(&loop);
+    assert_int_equal(count_fds(), open_before);
+}
+
 static void names_of_sockets_are_private_and_reused(void **state)
 {
     (void)state;
@@ -219,6 +317,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(records_go_both_ways),
         cmocka_unit_test(what_is_not_valid_ends_the_lane),
+        cmocka_unit_test(buffers_are_lent),
         cmocka_unit_test(names_of_sockets_are_private_and_reused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -157,6 +157,31 @@ mh_err mh__parcel_watch(mh__parcel *p, size_t at, mh__release_fn release, void *
     return MH_OK;
 }
 
+static void put_in_place(mh__parcel *p, size_t frame, zmq_msg_t *content)
+{
+    p->bytes -= p->views[frame].size;
+    zmq_msg_move(&p->frames[frame], content);
+    zmq_msg_close(content);
+    p->views[frame] = view_of(&p->frames[frame]);
+    p->bytes += p->views[frame].size;
+}
+
+mh_err mh__parcel_replace(mh__parcel *p, size_t frame, mh_bytes lent, mh__release_fn release, void *ctx)
+{
+    zmq_msg_t content;
+    if (zmq_msg_init_data(&content, (void *)(uintptr_t)lent.data, lent.size, release, ctx) < 0)
+        return mh__fail(MH_ERR_NO_MEMORY, "a frame of %zu bytes", lent.size);
+    put_in_place(p, frame, &content);
+    return MH_OK;
+}
+
+void mh__parcel_blank(mh__parcel *p, size_t frame)
+{
+    zmq_msg_t content;
+    zmq_msg_init(&content);
+    put_in_place(p, frame, &content);
+}
+
 static void release_buf(void *data, void *ctx)
 {
     (void)data;

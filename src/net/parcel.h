@@ -42,6 +42,9 @@ MH_NODISCARD mh_err mh__parcel_add(mh__parcel *p, mh_bytes copied);
 MH_NODISCARD mh_err mh__parcel_share(mh__parcel *p, const mh__parcel *from, size_t first, size_t count);
 /* Bytes that stay where they are; release(data, ctx) is called from any thread when nothing needs them any more. */
 MH_NODISCARD mh_err mh__parcel_lend(mh__parcel *p, mh_bytes lent, mh__release_fn release, void *ctx);
+/* Another content for a frame that is there. errors: NO_MEMORY (it is unchanged). */
+MH_NODISCARD mh_err mh__parcel_replace(mh__parcel *p, size_t frame, mh_bytes lent, mh__release_fn release, void *ctx);
+void mh__parcel_blank(mh__parcel *p, size_t frame); /* none */
 /* A buffer, which the parcel then owns: *buf becomes NULL. */
 MH_NODISCARD mh_err mh__parcel_give(mh__parcel *p, mh_buf **buf);
 

@@ -181,6 +181,46 @@ mh_err mh__os_fd_sealed(int fd, size_t *size)
     return mh__os_fd_size(fd, size);
 }
 
+enum { FROZEN = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE };
+
+static mh_err write_all(int fd, mh_bytes bytes)
+{
+    for (size_t at = 0; at < bytes.size;) {
+        ssize_t n = write(fd, (const char *)bytes.data + at, bytes.size - at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n == 0 || errno == ENOSPC || errno == ENOMEM ? mh__fail(MH_ERR_NO_SPACE, "no room for %zu bytes of shared memory", bytes.size)
+                                                                : mh__fail_os(errno, "writing %zu bytes of shared memory", bytes.size);
+        at += (size_t)n;
+    }
+    return MH_OK;
+}
+
+mh_err mh__os_memfd_frozen(int *fd, const char *label, mh_bytes bytes)
+{
+    *fd = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (*fd < 0)
+        return mh__fail_os(errno, "shared memory without a name");
+    mh_err err = bytes.size >= CHECK_BYTES && bytes.size > memory_free_bytes() ? mh__fail(MH_ERR_NO_SPACE, "no room for %zu bytes", bytes.size)
+                                                                               : write_all(*fd, bytes);
+    if (!err && fcntl(*fd, F_ADD_SEALS, FROZEN | F_SEAL_SEAL) < 0)
+        err = mh__fail_os(errno, "sealing shared memory");
+    if (err)
+        mh__os_close(fd);
+    return err;
+}
+
+mh_err mh__os_fd_frozen(int fd, size_t *size)
+{
+    mh_err err = mh__os_fd_sealed(fd, size);
+    if (err)
+        return err;
+    int seals = fcntl(fd, F_GET_SEALS);
+    return seals >= 0 && (seals & FROZEN) == FROZEN && mh__os_fd_is_solid(fd) ? MH_OK
+                                                                              : mh__fail(MH_ERR_INVALID, "descriptor %d is no frozen memory", fd);
+}
+
 bool mh__os_fd_is_solid(int fd)
 {
     struct stat st;

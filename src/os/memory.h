@@ -31,6 +31,10 @@ void mh__os_populate(void *at, size_t size);
 /* Size of the memfd behind fd, once it is certain that nobody can make it shorter.
  * errors: INVALID no memfd, or not sealed against shrinking; SYSTEM. */
 mh_err mh__os_fd_sealed(int fd, size_t *size);
+/* A memfd with these bytes, which nobody can change any more. errors: NO_SPACE; SYSTEM. owns: the caller closes *fd. */
+mh_err mh__os_memfd_frozen(int *fd, const char *label, mh_bytes bytes);
+/* Size of the memfd behind fd, once it is certain that it is like that, and that every page of it is allocated. errors: INVALID it is not; SYSTEM. */
+mh_err mh__os_fd_frozen(int fd, size_t *size);
 /* Whether every page of the file behind fd is allocated. */
 bool mh__os_fd_is_solid(int fd);
 /* RLIMIT_AS in bytes, or 0 when there is no limit. */

@@ -142,3 +142,74 @@ mh_err mh__os_unix_write(int fd, mh_bytes bytes, size_t *count)
     }
     return errno == EAGAIN ? MH_ERR_FULL : MH_ERR_CLOSED;
 }
+
+/* ---- with descriptors ------------------------------------------------------------------------ */
+
+mh_err mh__os_unix_write_fd(int fd, mh_bytes bytes, int passed, size_t *count)
+{
+    struct iovec part = {(void *)(uintptr_t)bytes.data, bytes.size};
+    union {
+        struct cmsghdr head; /* aligns */
+        char room[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(c), &passed, sizeof passed);
+    ssize_t n;
+    do
+        n = sendmsg(fd, &m, MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    if (n >= 0) {
+        *count = (size_t)n;
+        return MH_OK;
+    }
+    return errno == EAGAIN || errno == ETOOMANYREFS || errno == ENOBUFS ? MH_ERR_FULL : MH_ERR_CLOSED;
+}
+
+static size_t take_fds(struct msghdr *m, int fds[MH__OS_UNIX_FDS])
+{
+    size_t count = 0;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+            continue;
+        size_t here = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        memcpy(fds + count, CMSG_DATA(c), here * sizeof(int)); /* the room for control data bounds the sum */
+        count += here;
+    }
+    return count;
+}
+
+mh_err mh__os_unix_read_fds(int fd, void *to, size_t capacity, size_t *count, int fds[MH__OS_UNIX_FDS], size_t *fd_count)
+{
+    struct iovec part = {to, capacity};
+    union {
+        struct cmsghdr head; /* aligns */
+        char room[CMSG_SPACE(MH__OS_UNIX_FDS * sizeof(int))];
+    } control;
+    struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+    ssize_t n;
+    *fd_count = 0;
+    do
+        n = recvmsg(fd, &m, MSG_CMSG_CLOEXEC);
+    while (n < 0 && errno == EINTR);
+    if (n < 0)
+        return errno == EAGAIN ? MH_ERR_EMPTY : MH_ERR_CLOSED;
+    *fd_count = take_fds(&m, fds);
+    if (m.msg_flags & MSG_CTRUNC) {
+        for (size_t i = 0; i < *fd_count; i++)
+            mh__os_close(&fds[i]);
+        *fd_count = 0;
+        return mh__fail(MH_ERR_TOO_LARGE, "too many descriptors came with a message, or too many are open");
+    }
+    if (!n) {
+        for (size_t i = 0; i < *fd_count; i++)
+            mh__os_close(&fds[i]);
+        *fd_count = 0;
+        return MH_ERR_CLOSED;
+    }
+    *count = (size_t)n;
+    return MH_OK;
+}

@@ -16,5 +16,11 @@ MH_NODISCARD mh_err mh__os_unix_connect(int *out, const char *path);
 MH_NODISCARD mh_err mh__os_unix_read(int fd, void *to, size_t capacity, size_t *count);
 /* Write what there is room for. errors: FULL no room at all; CLOSED. */
 MH_NODISCARD mh_err mh__os_unix_write(int fd, mh_bytes bytes, size_t *count);
+/* The same with a descriptor, which the reader gets no later than the first byte. */
+MH_NODISCARD mh_err mh__os_unix_write_fd(int fd, mh_bytes bytes, int passed, size_t *count);
+/* Read what is there, and the descriptors that came with it: *fd_count of them, the caller's. errors: as mh__os_unix_read; TOO_LARGE more than
+ * MH__OS_UNIX_FDS came at once (all are closed). */
+enum { MH__OS_UNIX_FDS = 4 };
+MH_NODISCARD mh_err mh__os_unix_read_fds(int fd, void *to, size_t capacity, size_t *count, int fds[MH__OS_UNIX_FDS], size_t *fd_count);
 
 #endif

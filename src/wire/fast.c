@@ -61,7 +61,7 @@ mh_err mh__fast_next(mh_bytes *at, mh__fast_record *out)
     memcpy(&h, base, sizeof h);
     size_t count = (size_t)h.ident_count + h.frame_count, used = RECORD_HEAD + count * sizeof(uint32_t);
     if (h.size > at->size || h.size % 8 || count > MH__FAST_PARTS_MAX || used > h.size || h.ident_count > MH__WIRE_IDENTS_MAX || h.duration_ns < 0 ||
-        h.kind < MH__FAST_GREETING || h.kind > MH__FAST_DONE)
+        h.kind < MH__FAST_GREETING || h.kind > MH__FAST_LEND)
         return mh__fail(MH_ERR_CORRUPT, "fast lane: a record of %u bytes, kind %u, with %zu parts", h.size, h.kind, count);
     memcpy(sizes, base + RECORD_HEAD, count * sizeof *sizes);
     for (size_t i = 0; i < count; i++) {

@@ -35,9 +35,12 @@ typedef enum mh__fast_kind {
     MH__FAST_REVOKED,      /* its answer; flags: MH__FAST_TAKEN, it was not and will not be begun */
     MH__FAST_TASK,         /* a request in brief (mh__fast_task), to an engine or from a client */
     MH__FAST_DONE,         /* its reply, the other way */
+    MH__FAST_LEND,         /* with a descriptor: one ident, the key by which a message that comes by the stock lane names what is in it */
 } mh__fast_kind;
 enum {
     MH__FAST_ENGINE = 1, /* HELLO */
+    MH__FAST_BORROWS = 4, /* HELLO, WELCOME: who says it understands LEND */
+    MH__FAST_KEY_SIZE = 16,
     MH__FAST_BRIEF = 2,  /* HELLO: who says it understands TASK and DONE; a client names its user in a frame. WELCOME: so does the listener */
     MH__FAST_QUIET = 1,  /* REQUEST: nobody wants to hear when it begins and ends */
     MH__FAST_TAKEN = 1,  /* REVOKED */

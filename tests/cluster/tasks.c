@@ -90,6 +90,34 @@ static mh_err mark(mh_task *task, void *ctx)
     return mh_task_reply(task, in);
 }
 
+/* How many bytes came, and the sum of the first and last. */
+static mh_err measure(mh_task *task, void *ctx)
+{
+    (void)ctx;
+    mh_bytes in = mh_task_input(task);
+    const unsigned char *at = in.data;
+    int64_t said[2] = {(int64_t)in.size, in.size ? at[0] + at[in.size - 1] : 0};
+    return mh_task_reply(task, (mh_bytes){said, sizeof said});
+}
+
+/* As many bytes as the input says, of which the first and the last are ones. */
+static mh_err fill(mh_task *task, void *ctx)
+{
+    (void)ctx;
+    int64_t size;
+    void *room;
+    if (mh_task_input(task).size != sizeof size)
+        return MH_ERR_INVALID;
+    memcpy(&size, mh_task_input(task).data, sizeof size);
+    mh_err err = size < 1 ? MH_ERR_INVALID : mh_task_reply_reserve(task, (size_t)size, &room);
+    if (err)
+        return err;
+    ((char *)room)[0] = ((char *)room)[size - 1] = 1;
+    mh_task_reply_size(task, (size_t)size);
+    return MH_OK;
+}
+
 static const mh_task_entry entries[] = {{"square", square}, {"reverse", reverse}, {"complain", complain}, {"die", die},
-                                        {"await_file", await_file}, {"squares", squares}, {"mark", mark}};
-MH_API const mh_task_library mh_tasks = {MH_TASK_LIBRARY_ABI, 7, entries, (void *)(uintptr_t)"that is no number"};
+                                        {"await_file", await_file}, {"squares", squares}, {"mark", mark},
+                                        {"measure", measure}, {"fill", fill}};
+MH_API const mh_task_library mh_tasks = {MH_TASK_LIBRARY_ABI, sizeof entries / sizeof entries[0], entries, (void *)(uintptr_t)"that is no number"};
