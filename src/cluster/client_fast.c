@@ -49,7 +49,7 @@ static bool can_be_brief(const mh_client *c, const mh_client_request *r, mh__fas
 {
     bool is_call = !strcmp(r->type, "call_request");
     *t = (mh__fast_task){.flags = is_call ? MH__FAST_CALL : 0, .what = is_call ? mh__brief_function(r->content) : (mh_bytes){"", 0},
-                         .metadata = r->metadata, .buffers = r->buffers, .buffer_count = r->buffer_count};
+                         .metadata = mh__bytes_are(r->metadata, MH__CLIENT_QUIET) ? (mh_bytes){"", 0} : r->metadata, .buffers = r->buffers, .buffer_count = r->buffer_count};
     if (!c->is_brief)
         return false;
     return is_call ? t->what.size : !strcmp(r->type, "apply_request") && (!r->content.size || mh__bytes_are(r->content, "{}"));

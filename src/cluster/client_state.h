@@ -16,6 +16,9 @@
 #include "wire/connection.h"
 #include "wire/replay.h"
 
+/* Metadata of calls of native functions, which print nothing: the engine need not publish when they begin and end. */
+#define MH__CLIENT_QUIET "{\"x_quiet\":true}"
+
 enum { MH__CLIENT_LENT_MAX = 16 };
 enum { MH__CLIENT_CHANNELS = MH_CLIENT_NOTIFICATION + 1 };
 

@@ -53,7 +53,7 @@ mh_err mh__views_call(mh_client *c, const char *engine, const char *function, mh
         err = mh__client_future_create(c, &f);
     if (!err)
         err = mh__client_send(c, &(mh_client_request){.channel = engine ? MH_CLIENT_MUX : MH_CLIENT_TASK, .engine = engine, .type = "call_request",
-                                                      .content = content, .metadata = metadata, .buffers = &input, .buffer_count = 1}, MH_FOREVER, id, f);
+                                                      .content = content, .metadata = metadata.size ? metadata : mh__text(MH__CLIENT_QUIET), .buffers = &input, .buffer_count = 1}, MH_FOREVER, id, f);
     mh_buf_destroy(&buf);
     if (err)
         mh_client_future_release(&f);
@@ -165,6 +165,8 @@ static mh_err write_metadata(mh_client *c, const mh_balanced_options *options, m
 {
     mh__json_out o = mh__json_into(out);
     mh__json_open(&o, '{');
+    mh__json_key(&o, "x_quiet");
+    mh__json_add_bool(&o, true);
     if (options->retries) {
         mh__json_key(&o, "retries");
         mh__json_add_int(&o, options->retries);

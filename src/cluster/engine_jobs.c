@@ -72,13 +72,14 @@ static mh__request_kind kind_of(mh_bytes type)
     return MH__REQUEST_OTHER;
 }
 
-/* Calls of our clients, which know what a reply says of output. */
+/* Calls of our clients, which know what a reply says of output; or of native functions, which print nothing. */
 static bool asks_for_quiet(const mh__waiting_request *job)
 {
     static const char *const keys[] = {"x_quiet"};
     mh__json said;
     bool is_quiet = false;
-    return job->kind == MH__REQUEST_APPLY && !mh__json_pick(job->message.metadata, keys, 1, &said) && mh__json_bool(said, &is_quiet) && is_quiet;
+    bool may_be = (job->kind == MH__REQUEST_APPLY || job->kind == MH__REQUEST_CALL) && job->message.metadata.size > 2;
+    return may_be && !mh__json_pick(job->message.metadata, keys, 1, &said) && mh__json_bool(said, &is_quiet) && is_quiet;
 }
 
 /* From s; NULL: the fast lane, where who wrote it was verified already. */
