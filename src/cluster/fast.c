@@ -319,7 +319,7 @@ static void take_done(mh__fast_peer *p, const mh__fast_record *r)
         c->stats.refused++;
         return;
     }
-    mh__job *job = t.ref < f->slot_count ? f->slots[t.ref].job : NULL;
+    mh__job *job = t.ref && t.ref < f->slot_count ? f->slots[t.ref].job : NULL;
     if (job && job->token == t.token && job->engine == p->engine && !job->is_ended) {
         t.who = t.user = (mh_bytes){"", 0};
         t.number = job->brief->number;
