@@ -162,7 +162,9 @@ static void agree_on_brief(mh__fast_peer *p, const mh__fast_record *r)
 static void welcome(mh__fast_peer *p, const mh__fast_record *r)
 {
     agree_on_brief(p, r);
-    p->is_dirty = mh__lane_add(p->lane, &(mh__fast_record){.kind = MH__FAST_WELCOME, .flags = (p->controller->session.is_strict ? 0 : MH__FAST_BORROWS) | /* whose buffers are signed */ (p->is_brief ? MH__FAST_BRIEF : 0)}) == MH_OK;
+    bool may_lend = !p->controller->session.is_strict; /* else messages bear the digests of their buffers */
+    uint8_t flags = (uint8_t)((may_lend ? MH__FAST_BORROWS : 0) | (p->is_brief ? MH__FAST_BRIEF : 0));
+    p->is_dirty = mh__lane_add(p->lane, &(mh__fast_record){.kind = MH__FAST_WELCOME, .flags = flags}) == MH_OK;
     (void)mh__lane_flush(p->lane);
 }
 
