@@ -389,7 +389,7 @@ def test_dependencies(rc):
 
 def test_conditions_of_engines(rc):
     view = rc.load_balanced_view()
-    rc[1]["here"] = True
+    rc[1].push({"here": True}, block=True) # else a task, by another channel, may be there before it
 
     @ipp.depend(ipp.interactive(lambda: globals().get("here", False)))
     def where():
