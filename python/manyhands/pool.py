@@ -371,7 +371,8 @@ class Pool(_core.Pool):
         cls = type(self)
         return f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={len(self._pids())}>"
 
-    def __del__(self, _warn: Any = warnings.warn, RUN: str = RUN, _getpid: Any = os.getpid) -> None:
+    def _left_open(self, _warn: Any = warnings.warn, RUN: str = RUN, _getpid: Any = os.getpid) -> None:
+        """What the finalizer calls if it still runs, or holds what workers start with."""
         if getattr(self, "_owner", None) != _getpid():
             return
         if self._state == RUN:

@@ -576,6 +576,31 @@ static PyMethodDef methods[] = {
     {"_imap", MHPY_METHOD(mhpy_imap), METH_VARARGS | METH_KEYWORDS, "imap and imap_unordered."},
     {NULL, NULL, 0, NULL},
 };
+/* Whether an attribute is there and equal to `value`, which is released. */
+static bool has(PyObject *o, const char *name, PyObject *value)
+{
+    PyObject *found = value ? PyObject_GetAttrString(o, name) : NULL;
+    int equal = found ? PyObject_RichCompareBool(found, value, Py_EQ) : 0;
+    Py_XDECREF(found);
+    Py_XDECREF(value);
+    PyErr_Clear();
+    return equal == 1;
+}
+
+/* In C, because an exception inside a finalizer is ignored: Ctrl-C at the end of a pool that was closed would be lost in one that is Python. */
+static void finalize(PyObject *o)
+{
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    if (!has(o, "_start_data", PyLong_FromLong(-1)) || has(o, "_state", PyUnicode_FromString("RUN"))) {
+        PyObject *done = PyObject_CallMethod(o, "_left_open", NULL);
+        if (!done)
+            PyErr_WriteUnraisable(o);
+        Py_XDECREF(done);
+    }
+    PyErr_Restore(type, value, trace);
+}
+
 static PyMemberDef members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(mhpy_pool, weakrefs), READONLY, NULL},
     {"_mailbox", T_OBJECT, offsetof(mhpy_pool, mailbox), READONLY, NULL},
@@ -585,6 +610,7 @@ static PyMemberDef members[] = {
 static PyType_Slot slots[] = {
     {Py_tp_new, pool_new},
     {Py_tp_dealloc, dealloc},
+    {Py_tp_finalize, finalize},
     {Py_tp_traverse, traverse},
     {Py_tp_clear, clear},
     {Py_tp_methods, methods},

@@ -20,6 +20,7 @@ static const struct {
     [MH__FILE_ENGINES] = {"security", "ipcontroller", "-engines.json", false},
     [MH__FILE_TASKS] = {"security", "ipcontroller", "-tasks.sqlite", false},
     [MH__FILE_FAST] = {"security", "ipcontroller", ".fast", false},
+    [MH__FILE_SEEN] = {"security", "ipcontroller", "-seen", false},
     [MH__FILE_WATCHER] = {"pid", "manyhands", ".json", true},
     [MH__FILE_LOCK] = {"pid", "manyhands", ".lock", true},
     [MH__FILE_LOG] = {"log", "manyhands", ".log", true},
@@ -252,7 +253,8 @@ mh_err mh__record_write(const mh__record *r)
 
 void mh__record_remove(const char *folder, const char *cluster_id)
 {
-    static const mh__profile_file all[] = {MH__FILE_CLUSTER, MH__FILE_WATCHER, MH__FILE_CLIENT, MH__FILE_ENGINE, MH__FILE_ENGINES, MH__FILE_FAST};
+    static const mh__profile_file all[] = {MH__FILE_CLUSTER, MH__FILE_WATCHER, MH__FILE_CLIENT, MH__FILE_ENGINE, MH__FILE_ENGINES, MH__FILE_FAST,
+                                           MH__FILE_SEEN};
     char path[MH_CLUSTER_PATH_SIZE];
     for (size_t i = 0; i < MH__COUNT_OF(all); i++)
         if (!mh__profile_path(folder, all[i], cluster_id, path))

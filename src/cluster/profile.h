@@ -13,6 +13,7 @@ typedef enum mh__profile_file {
     MH__FILE_ENGINES,  /* security/ipcontroller-ID-engines.json: what a controller with --reuse remembers */
     MH__FILE_TASKS,    /* security/ipcontroller-ID-tasks.sqlite: its task log, with -wal and -shm beside it while in use */
     MH__FILE_FAST,     /* security/ipcontroller-ID.fast: the socket of the fast lane */
+    MH__FILE_SEEN,     /* security/ipcontroller-ID-seen: what was admitted under the key in the connection files */
     MH__FILE_WATCHER,  /* pid/manyhands-ID.json */
     MH__FILE_LOCK,     /* pid/manyhands-ID.lock */
     MH__FILE_LOG,      /* log/manyhands-ID.log */

@@ -25,6 +25,7 @@ static void paths_and_ids_are_each_others_inverse(void **state)
         {MH__FILE_ENGINES, "", "/p/security/ipcontroller-engines.json"},
         {MH__FILE_TASKS, "1", "/p/security/ipcontroller-1-tasks.sqlite"},
         {MH__FILE_FAST, "", "/p/security/ipcontroller.fast"},
+        {MH__FILE_SEEN, "c", "/p/security/ipcontroller-c-seen"},
         {MH__FILE_WATCHER, "", "/p/pid/manyhands-.json"},
         {MH__FILE_LOCK, "1", "/p/pid/manyhands-1.lock"},
         {MH__FILE_LOG, "1", "/p/log/manyhands-1.log"},

@@ -204,7 +204,7 @@ static bool is_in_use(const cleaning *k, const char *path)
 
 static mh_err clean_connection(cleaning *k, const char *id)
 {
-    static const mh__profile_file all[] = {MH__FILE_CLIENT, MH__FILE_ENGINE, MH__FILE_ENGINES, MH__FILE_FAST};
+    static const mh__profile_file all[] = {MH__FILE_CLIENT, MH__FILE_ENGINE, MH__FILE_ENGINES, MH__FILE_FAST, MH__FILE_SEEN};
     char path[MH_CLUSTER_PATH_SIZE];
     mh_err err = mh__profile_path(k->folder, MH__FILE_CLIENT, id, path);
     if (err || is_living(k, id))

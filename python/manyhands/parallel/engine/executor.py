@@ -90,7 +90,8 @@ class Executor:
         if isinstance(found, CannedFunction):
             return self._learn_code(found)
         module = sys.modules.get(getattr(found, "__module__", None) or "")
-        if isinstance(found, (BuiltinFunctionType, type)) and module is not None and vars(module).get(found.__name__) is found:
+        is_there = isinstance(found, (BuiltinFunctionType, type)) and module is not None and vars(module).get(found.__name__) is found
+        if is_there:
             return 1, found.__module__, module, found.__name__, found, None, None
         return None
 
