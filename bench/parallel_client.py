@@ -3,7 +3,7 @@
     python bench/parallel_client.py [TASKS]
 
 Prints a table: one task in flight on one engine and load-balanced, tasks a second by apply_async and by map, CPU time of the client for each,
-and its memory after TASKS results that are kept. All share this machine's cores, so read ratios.
+and its memory after TASKS results that are kept. Both controllers keep history in memory. All share this machine's cores, so read ratios.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ KINDS = {"manyhands": "manyhands.parallel", "ipyparallel": "ipyparallel"}
 
 def measure(name: str, trips: int, tasks: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        cluster = Cluster(Path(folder), 2, is_stock=name == "ipyparallel")
+        cluster = Cluster(Path(folder), 2, is_stock=name == "ipyparallel", options=() if name == "ipyparallel" else ("--dictdb",))
         try:
             done = subprocess.run([sys.executable, "-c", PROGRAM, KINDS[name], folder, str(trips), str(tasks)], capture_output=True, text=True,
                                   env=cluster.environment, check=True)
