@@ -198,5 +198,6 @@ def test_without_a_task_log_what_was_forgotten_is_told() -> None:
         cluster.controller.kill()
         cluster.controller.wait(SOON_S)
         cluster.start_controller("--reuse", "--dictdb")
+        assert running.wait(SOON_S), (cluster.folder / "log").read_text()
         with pytest.raises(ipp.RemoteError, match="without a task log"):
-            running.get(2 * SOON_S)
+            running.get(SOON_S)
