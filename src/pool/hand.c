@@ -120,17 +120,12 @@ static mh_err ask_server(mh__hand *hand, mh_bytes message, const int *fds)
     return mh_forkserver_post(hand->pool->server, message, fds, MH__FD_COUNT, mh_deadline_in(10 * MH_SECOND), &hand->process);
 }
 
-/* A process with threads is not forked: whatever they hold would be held in the workers for ever. */
+/* Its standby takes over. This process, which may have threads by now that hold something, is forked again only where that is gone as well, or was not
+ * there yet: rather this than tasks that wait for workers for ever. */
 static mh_err replace_server(mh_pool *pool)
 {
-    if (has_program(pool))
-        return mh__server_start(pool);
-    if (pool->server && !mh_forkserver_replace(&pool->server))
-        return MH_OK;
-    if (mh__pool_has_strangers())
-        return mh__fail(MH_ERR_CLOSED, "the fork server was killed, and its standby too or before it was there; this process has threads by now, so that "
-                                       "it cannot be forked: make a new pool");
-    return mh__server_start(pool);
+    bool replaced = !has_program(pool) && pool->server && !mh_forkserver_replace(&pool->server);
+    return replaced ? MH_OK : mh__server_start(pool);
 }
 
 static mh_err fork_worker(mh__hand *hand, const mh__hello *hello, const int *fds)

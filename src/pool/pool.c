@@ -18,19 +18,6 @@
 enum { TRACE_MAX = 1 << 20, DEFAULT_SLOTS = 256, WORKERS_MAX = 4096, DEFAULT_START_FAILURES = 16, QUEUE_NS = 2000000 };
 #define GROW_NS (20 * MH_MILLISECOND)
 
-/* Housekeepers of the process of that depth. */
-static _Atomic int keepers;
-static _Atomic unsigned keepers_depth;
-
-static void count_keeper(int change)
-{
-    if (atomic_exchange(&keepers_depth, mh__os_fork_depth()) != mh__os_fork_depth())
-        atomic_store(&keepers, 0); /* a fork has none of its parent's */
-    atomic_fetch_add(&keepers, change);
-}
-
-bool mh__pool_has_strangers(void) { return mh__os_thread_count() > 1 + atomic_load(&keepers); }
-
 mh_err mh__pool_check(const mh_pool *pool)
 {
     if (pool->fork_depth != mh__os_fork_depth())
@@ -252,8 +239,6 @@ mh_err mh_pool_create(mh_pool **out, const mh_pool_options *options)
         err = mh__server_start(pool);
     if (!err)
         err = mh__thread_start(&pool->keeper, "mh-keeper", mh__keeper_run, pool);
-    if (!err)
-        count_keeper(1);
     if (err) {
         stop(pool);
         free_pool(pool);
@@ -388,7 +373,6 @@ static void end_keeper(mh_pool *pool)
     mh__keeper_ring(pool);
     mh__pool_unlock(pool);
     mh__thread_join(&pool->keeper);
-    count_keeper(-1);
 }
 
 /* Also of a pool that was made only in part. */

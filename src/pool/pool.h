@@ -219,8 +219,6 @@ static inline void mh__pool_lock(mh_pool *pool) { mh__lock_take(pool->lock); }
 static inline void mh__pool_unlock(mh_pool *pool) { mh__lock_drop(pool->lock); }
 /* Drop a reference and the lock; frees the pool after the last. */
 void mh__pool_unlock_release(mh_pool *pool);
-/* Whether this process has threads besides its first and the housekeepers of pools. */
-bool mh__pool_has_strangers(void);
 /* In a fork server: what it has of the pool that `worker_options` are of. */
 void mh__pool_leave(void *worker_options);
 /* Too many workers failed to start: no task can run any more. */

@@ -948,13 +948,14 @@ static void check_both(mh_pool *pool)
         mh_result_release(&result);
         mh_future_release(&f[i]);
     }
-    size_t count = 0;
-    do
+    size_t count;
+    do {
+        count = 0;
         mh_pool_pids(pool, NULL, &count);
-    while (count < 2 && !sched_yield());
+    } while (count < 2 && !sched_yield());
 }
 
-/* By its standby: this process, which has a thread by then, is not forked. With both of them gone the pool says so. */
+/* By its standby: this process, which has a thread by then, is forked only when that is gone as well. */
 static void test_a_killed_server_is_replaced(void **state)
 {
     (void)state;
@@ -977,18 +978,9 @@ static void test_a_killed_server_is_replaced(void **state)
     check_both(pool);
     assert_int_equal(mh_fork_count(), forks);
     assert_int_equal(kill(standby, SIGKILL), 0);
-    while (!mh_pool_is_broken(pool)) {
-        count = 2;
-        mh_pool_pids(pool, pids, &count);
-        for (size_t i = 0; i < count; i++)
-            kill(pids[i], SIGKILL);
-        sched_yield();
-    }
-    assert_int_equal(mh_fork_count(), forks);
-    mh_future *f = NULL;
-    int64_t none = 0;
-    assert_err(mh_pool_submit(pool, (mh_bytes){&none, sizeof none}, NULL, &f), MH_ERR_CLOSED);
-    assert_non_null(strstr(mh_err_detail(), "fork server"));
+    while (mh_fork_count() == forks) /* rather that than workers that never come */
+        check_both(pool);
+    check_both(pool);
     mh_pool_destroy(&pool);
     assert_int_equal(write(gate[1], "x", 1), 1);
     pthread_join(thread, NULL);

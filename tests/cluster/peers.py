@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import hmac
 import json
@@ -66,6 +67,7 @@ class Peer:
         self.key = info["key"].encode()
         self.name = name or uuid.uuid4().hex
         self.context = zmq.Context()
+        atexit.register(self.context.destroy, linger=0)  # what a test that failed left open would be waited for
         self.count = 0
 
     def socket(self, kind: int, *channels: str, identity: bytes = b"") -> zmq.Socket[bytes]:

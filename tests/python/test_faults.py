@@ -257,7 +257,22 @@ def close_everything() -> str:
     return "closed"
 
 
-def test_the_server_of_forks_killed_while_busy(new, gate):
+@pytest.mark.parametrize("threads", [0, 1])
+def test_the_server_of_forks_killed_while_busy(new, gate, threads):
+    """Also before its standby is there, and in a program that has threads."""
+    ended = threading.Event()
+    others = [threading.Thread(target=ended.wait) for _ in range(threads)]
+    for other in others:
+        other.start()
+    try:
+        kill_servers(new, gate)
+    finally:
+        ended.set()
+        for other in others:
+            other.join()
+
+
+def kill_servers(new, gate):
     for _ in range(10):
         pool = new(2)
         tasks, parents = {}, {}
