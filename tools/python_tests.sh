@@ -13,7 +13,7 @@ first="tests/python/test_joblib.py tests/python/test_leaks.py tests/python/test_
     tests/python/test_shared_array.py tests/python/test_shared_memory.py tests/python/test_surface.py
     tests/hang tests/docs tests/dropin tests/examples tests/apps tests/cli tests/hosts tests/packaging tests/tools"
 # What is a stage of its own.
-apart="tests/conformance tests/cluster"
+apart="tests/conformance tests/cluster tests/chaos"
 
 ignored=
 for path in $apart $first; do ignored="$ignored --ignore=$path"; done
