@@ -61,11 +61,12 @@ def _end_at_exit(pool: Pool) -> None:
 def __getattr__(name: str) -> Any:
     if name == "ThreadPool":
         return _make_thread_pool()
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         return _error(name)
     except AttributeError:
-        if name.startswith("_"):
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+        pass
     import multiprocessing.pool
 
     return getattr(multiprocessing.pool, name)  # worker, mapstar, ...: public by name there, though of no use here

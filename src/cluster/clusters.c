@@ -25,9 +25,10 @@ static void take_text(mh__json v, char *out, size_t capacity)
 {
     mh_buf *text = NULL;
     *out = 0;
-    if (!mh_buf_create(&text, 0) && !mh__json_string(v, text) && mh_buf_size(text) < capacity && !memchr(mh_buf_data(text), 0, mh_buf_size(text))) {
-        memcpy(out, mh_buf_data(text), mh_buf_size(text));
-        out[mh_buf_size(text)] = 0;
+    size_t size = !mh_buf_create(&text, 0) && !mh__json_string(v, text) ? mh_buf_size(text) : 0;
+    if (size && size < capacity && !memchr(mh_buf_data(text), 0, size)) { /* of nothing there is no address either */
+        memcpy(out, mh_buf_data(text), size);
+        out[size] = 0;
     }
     mh_buf_destroy(&text);
 }
