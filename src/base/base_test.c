@@ -182,6 +182,9 @@ static void numbers_round(void **state)
     } rows[] = {{0, 1}, {1, 1}, {2, 2}, {3, 4}, {64, 64}, {65, 128}, {UINT64_C(1) << 62, UINT64_C(1) << 62}};
     for (size_t i = 0; i < MH__COUNT_OF(rows); i++)
         assert_int_equal(mh__power_of_two(rows[i].from), rows[i].to);
+    char hex[6];
+    mh__write_hex((const uint8_t[]){0x00, 0x9a, 0xff}, 3, hex);
+    assert_memory_equal(hex, "009aff", 6);
     assert_int_equal(mh__round_up(65, 64), 128);
     assert_int_equal(mh__round_up(64, 64), 64);
     uint64_t a = 1, b = 1;

@@ -19,6 +19,16 @@ static inline uint64_t mh__power_of_two(uint64_t value)
     return value < 2 ? 1 : UINT64_C(1) << (64 - __builtin_clzll(value - 1));
 }
 
+/* `size` bytes as 2 * size lower-case hexadecimal digits, with no 0 behind them. */
+static inline void mh__write_hex(const uint8_t *from, size_t size, char *to)
+{
+    static const char digits[] = "0123456789abcdef";
+    for (size_t i = 0; i < size; i++) {
+        to[2 * i] = digits[from[i] >> 4];
+        to[2 * i + 1] = digits[from[i] & 15];
+    }
+}
+
 /* One step of splitmix64: a small, seedable source of numbers for simulations and back-off, not for secrets. */
 static inline uint64_t mh__splitmix(uint64_t *state)
 {

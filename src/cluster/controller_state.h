@@ -126,10 +126,12 @@ typedef struct mh__departed {
 
 /* ---- the controller -------------------------------------------------------------------------- */
 
+enum { MH__PATH_BESIDE_SIZE = 520 }; /* of the path of any file beside the connection files */
+
 struct mh_controller {
     mh_controller_options options; /* strings in `strings` */
     mh_buf *strings[9];
-    char client_path[512], engine_path[512], state_path[512], journal_path[520];
+    char client_path[512], engine_path[512], state_path[512], journal_path[MH__PATH_BESIDE_SIZE];
     bool wrote_files;
     mh__connection client_file, engine_file;
     mh__curve_pair curve;
@@ -217,6 +219,8 @@ bool mh__controller_admit_fast(mh_controller *c, const mh__parcel *p, mh__incomi
 
 /* ---- place.c --------------------------------------------------------------------------------- */
 
+/* The path of a file of this controller's beside its connection files: "tasks.sqlite" gives FOLDER/security/ipcontroller[-ID]-tasks.sqlite. */
+void mh__place_beside(const mh_controller *c, const char *name, char path[MH__PATH_BESIDE_SIZE]);
 mh_err mh__place_prepare(mh_controller *c); /* paths; folders; what --reuse finds */
 mh_err mh__place_curve(mh_controller *c);   /* keys that encrypt: new ones, or with --reuse those of the last time */
 mh_err mh__place_publish(mh_controller *c);

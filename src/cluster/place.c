@@ -63,6 +63,12 @@ static void fill(mh_controller *c, mh__connection *f, bool is_engine, const char
     snprintf(f->signature_scheme, sizeof f->signature_scheme, "hmac-sha256");
 }
 
+void mh__place_beside(const mh_controller *c, const char *name, char path[MH__PATH_BESIDE_SIZE])
+{
+    size_t stem = strlen(c->client_path) - strlen("client.json"); /* ...ipcontroller[-ID]- */
+    snprintf(path, MH__PATH_BESIDE_SIZE, "%.*s%s", (int)stem, c->client_path, name);
+}
+
 mh_err mh__place_prepare(mh_controller *c)
 {
     static const char *const schemes[] = {"leastload", "lru", "twobin", "weighted", "plainrandom", "pure"};
@@ -74,8 +80,7 @@ mh_err mh__place_prepare(mh_controller *c)
         err = path_of(c, "engines", c->state_path, sizeof c->state_path);
     if (err)
         return err;
-    size_t stem = strlen(c->client_path) - strlen("client.json"); /* ...ipcontroller[-ID]- */
-    snprintf(c->journal_path, sizeof c->journal_path, "%.*stasks.sqlite", (int)stem, c->client_path);
+    mh__place_beside(c, "tasks.sqlite", c->journal_path);
     if (c->options.reuse)
         err = reuse(c);
     fill(c, &c->engine_file, true, c->options.engine_ssh);
@@ -90,12 +95,11 @@ mh_err mh__place_prepare(mh_controller *c)
 /* The secret key, alone in a file that only this user can read: peers that were encrypted to it can come back. */
 mh_err mh__place_curve(mh_controller *c)
 {
-    char path[540];
+    char path[MH__PATH_BESIDE_SIZE];
     mh_buf *text = NULL;
     if (!c->options.reuse)
         return mh__curve_pair_create(&c->curve);
-    size_t stem = strlen(c->client_path) - strlen("client.json");
-    snprintf(path, sizeof path, "%.*scurve.key", (int)stem, c->client_path);
+    mh__place_beside(c, "curve.key", path);
     mh_err err = mh__os_file_read_private(&text, path, MH__CURVE_KEY_SIZE);
     if (!err) {
         snprintf(c->curve.secret_key, sizeof c->curve.secret_key, "%.*s", (int)mh_buf_size(text), (const char *)mh_buf_data(text));

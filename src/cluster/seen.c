@@ -11,8 +11,6 @@
 #include "os/fd.h"
 #include "os/file.h"
 
-#include <stdio.h>
-#include <string.h>
 
 enum { PLACES = 1 << 16, TABLE = 1 << 17 };
 
@@ -59,12 +57,11 @@ static mh_err load(mh__seen *s)
 
 mh_err mh__seen_open(mh_controller *c)
 {
-    char path[sizeof c->client_path + 8];
+    char path[MH__PATH_BESIDE_SIZE];
     bool is_new;
     if (!c->options.reuse || c->options.curve) /* encrypted connections have a freshness of their own, and messages no signature */
         return MH_OK;
-    size_t stem = strlen(c->client_path) - strlen("client.json");
-    snprintf(path, sizeof path, "%.*sseen", (int)stem, c->client_path);
+    mh__place_beside(c, "seen", path);
     mh__seen *s = mh__calloc(1, sizeof *s);
     if (!s)
         return MH_ERR_NO_MEMORY;

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/list.h"
 #include "base/memory.h"
+#include "base/number.h"
 #include "os/fd.h"
 #include "os/memory.h"
 #include "os/thread.h"
@@ -96,19 +97,10 @@ void mh__lents_destroy(mh__lents **t)
 
 /* ---- keys in text ---------------------------------------------------------------------------- */
 
-static void write_hex(const uint8_t key[MH__FAST_KEY_SIZE], char text[2 * MH__FAST_KEY_SIZE])
-{
-    static const char digits[] = "0123456789abcdef";
-    for (size_t i = 0; i < MH__FAST_KEY_SIZE; i++) {
-        text[2 * i] = digits[key[i] >> 4];
-        text[2 * i + 1] = digits[key[i] & 15];
-    }
-}
-
 static bool is_key(mh_bytes text, const uint8_t key[MH__FAST_KEY_SIZE])
 {
     char own[2 * MH__FAST_KEY_SIZE];
-    write_hex(key, own);
+    mh__write_hex(key, MH__FAST_KEY_SIZE, own);
     return text.size == sizeof own && !memcmp(text.data, own, sizeof own);
 }
 
@@ -150,7 +142,7 @@ mh_err mh__lent_write(const mh__lent_offer *o, mh_bytes metadata, mh_buf *to)
     mh__json_key(&out, "x_lent");
     mh__json_open(&out, '[');
     for (size_t i = 0; i < o->count; i++) {
-        write_hex(o->key[i], text);
+        mh__write_hex(o->key[i], MH__FAST_KEY_SIZE, text);
         mh__json_open(&out, '[');
         mh__json_add_int(&out, (int64_t)o->index[i]);
         mh__json_add_bytes(&out, (mh_bytes){text, sizeof text});

@@ -1,6 +1,7 @@
 #include "net/seal.h"
 
 #include "base/error.h"
+#include "base/number.h"
 
 #include <nettle/sha2.h>
 #include <string.h>
@@ -11,16 +12,12 @@ static const char *const keys[] = {"x_buf"};
 
 static void write_digest(mh_bytes bytes, char hex[HEX_SIZE])
 {
-    static const char digits[] = "0123456789abcdef";
     struct sha256_ctx ctx;
     uint8_t digest[SHA256_DIGEST_SIZE];
     nettle_sha256_init(&ctx);
     nettle_sha256_update(&ctx, bytes.size, bytes.data);
     nettle_sha256_digest(&ctx, sizeof digest, digest);
-    for (size_t i = 0; i < sizeof digest; i++) {
-        hex[2 * i] = digits[digest[i] >> 4];
-        hex[2 * i + 1] = digits[digest[i] & 15];
-    }
+    mh__write_hex(digest, sizeof digest, hex);
 }
 
 static bool is_wanted(const mh__session *s, const mh__message *m) { return s->is_strict && s->signer.digest && m->buffer_count; }

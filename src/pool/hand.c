@@ -102,12 +102,12 @@ mh_err mh__server_start(mh_pool *pool)
     mh_forkserver_options o = {.child = {.entry = mh_worker_child, .ctx = &pool->options.worker, .ignore_interrupt = true}};
     if (pool->options.start == MH_START_FORK)
         o.child.begin = mh__pool_leave;
-    if (!has_program(pool))
-        o.child.standby_ns = STANDBY_NS;
     if (has_program(pool)) {
         o.argv = (const char *const *)pool->worker_argv;
         o.fds = pool->options.worker_fds;
         o.fd_count = pool->options.worker_fd_count;
+    } else {
+        o.child.standby_ns = STANDBY_NS;
     }
     mh_forkserver_destroy(&pool->server);
     pool->server_starts++;

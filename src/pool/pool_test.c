@@ -833,20 +833,23 @@ static bool is_pools(const char *text)
     return strstr(text, "memfd:manyhands board") || strstr(text, "memfd:manyhands requests") || strstr(text, "memfd:manyhands worker");
 }
 
-static bool maps_pool(long pid)
+/* Whether a line of /proc/PID/NAME is one of those. */
+static bool has_line(long pid, const char *name, bool (*is_one)(const char *line))
 {
     char path[64], *line = NULL;
     size_t size = 0;
     bool found = false;
-    snprintf(path, sizeof path, "/proc/%ld/maps", pid);
+    snprintf(path, sizeof path, "/proc/%ld/%s", pid, name);
     FILE *file = fopen(path, "r");
     assert_non_null(file);
     while (!found && getline(&line, &size, file) > 0)
-        found = is_pools(line);
+        found = is_one(line);
     fclose(file);
     free(line);
     return found;
 }
+
+static bool maps_pool(long pid) { return has_line(pid, "maps", is_pools); }
 
 static bool has_open(long pid, int fd)
 {
@@ -914,21 +917,10 @@ static int32_t other_child(int32_t parent, const int32_t *pids, size_t count)
     return found;
 }
 
+static bool blocks_nothing(const char *line) { return strncmp(line, "SigBlk:", 7) == 0 && strtoull(line + 7, NULL, 16) == 0; }
+
 /* Whether a forked process has been set up: until then signals are blocked. */
-static bool is_set_up(int32_t pid)
-{
-    char path[64], *line = NULL;
-    size_t size = 0;
-    bool found = false;
-    snprintf(path, sizeof path, "/proc/%d/status", pid);
-    FILE *file = fopen(path, "r");
-    assert_non_null(file);
-    while (!found && getline(&line, &size, file) > 0)
-        found = strncmp(line, "SigBlk:", 7) == 0 && strtoull(line + 7, NULL, 16) == 0;
-    fclose(file);
-    free(line);
-    return found;
-}
+static bool is_set_up(int32_t pid) { return has_line(pid, "status", blocks_nothing); }
 
 static void *linger(void *fd)
 {

@@ -36,15 +36,6 @@ mh_err mh__message_split(const mh_bytes *frames, size_t count, mh__message *out)
     return MH_OK;
 }
 
-static void write_hex(const uint8_t digest[32], char out[MH__SIGNATURE_SIZE])
-{
-    static const char digits[] = "0123456789abcdef";
-    for (int i = 0; i < 32; i++) {
-        out[2 * i] = digits[digest[i] >> 4];
-        out[2 * i + 1] = digits[digest[i] & 15];
-    }
-}
-
 mh_err mh__message_verify(const mh__message *m, const mh__signer *signer)
 {
     if (!signer->digest)
@@ -54,7 +45,7 @@ mh_err mh__message_verify(const mh__message *m, const mh__signer *signer)
     uint8_t digest[32];
     char expected[MH__SIGNATURE_SIZE];
     signer->digest((const mh_bytes[]){m->header, m->parent, m->metadata, m->content}, 4, digest, signer->ctx);
-    write_hex(digest, expected);
+    mh__write_hex(digest, sizeof digest, expected);
     volatile unsigned char differ = 0; /* volatile: every byte is compared, wherever the first difference lies */
     for (size_t i = 0; i < MH__SIGNATURE_SIZE; i++)
         differ |= (unsigned char)(expected[i] ^ ((const char *)m->signature.data)[i]);
@@ -152,7 +143,7 @@ void mh__session_sign(const mh__session *s, mh_bytes header, mh_bytes parent, mh
     if (s->signer.digest) {
         uint8_t digest[32];
         s->signer.digest(parts, 4, digest, s->signer.ctx);
-        write_hex(digest, out->signature);
+        mh__write_hex(digest, sizeof digest, out->signature);
         out->frames[1].size = MH__SIGNATURE_SIZE;
     }
     memcpy(&out->frames[2], parts, sizeof parts);
